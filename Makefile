@@ -1,0 +1,39 @@
+# Two commands: `make run` runs the whole recipe on this machine, `make test` runs the tests.
+# Both set up .venv first. TORCH_INDEX names a wheel index with CPU builds of torch, for machines whose
+# default index has only the CUDA build:  make run TORCH_INDEX=<url>
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements/cpu.txt
+TORCH_INDEX ?=
+PROFILE ?= laptop
+STORE ?= store
+
+.PHONY: run test setup lint plan up clean-store help
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+run: setup ## run the whole recipe on the laptop profile (cached stages are reused)
+	$(BIN)/nanbeige run --profile $(PROFILE) --store $(STORE)
+
+test: setup lint ## run linters, the type checker and every test
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff, pyright and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+plan: setup ## show what `make run` would do
+	$(BIN)/nanbeige plan --profile $(PROFILE) --store $(STORE)
+
+up: setup ## start the Prefect server and deployments, to trigger runs from the UI
+	$(BIN)/nanbeige up --store $(STORE)
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: $(LOCK) pyproject.toml infra/setup.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" LOCK="$(LOCK)" TORCH_INDEX="$(TORCH_INDEX)" sh infra/setup.sh
+	touch $@

@@ -1,0 +1,96 @@
+"""Run a plan: submit its stages as Prefect tasks in dependency order and name what failed."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefect.exceptions import CancelledRun, CrashedRun, FailedRun, UnfinishedRun
+from prefect.futures import PrefectFuture, wait
+from prefect.logging import get_run_logger
+
+from nanbeige_core.artifacts.references import ArtifactRef
+from nanbeige_core.errors import StageError
+from nanbeige_core.launch.execute import Order
+from nanbeige_core.recipe.plan import Plan, PlannedStage
+from tasks.hand_off import StageCall, configured
+from tasks.registry import TASKS
+
+
+@dataclass
+class RunResult:
+    """References of every stage that has an artifact now, and which stages executed."""
+
+    references: dict[str, ArtifactRef] = field(default_factory=dict)
+    executed: list[str] = field(default_factory=list)
+
+
+def run_plan(plan: Plan, *, store: str, cache: Path) -> RunResult:
+    """Submit the plan's selected stages and wait for all; independent branches go on when one fails.
+
+    Raises StageError naming each failed stage with its last log lines, what was not started, and how to resume.
+    """
+    futures: dict[str, PrefectFuture[Any]] = {}
+    result = RunResult(executed=[planned.name for planned in plan.to_run])
+    for planned in plan.stages.values():
+        if planned.action == "SKIP":
+            if planned.reference is not None:
+                result.references[planned.name] = planned.reference
+            continue
+        call = StageCall(order=make_order(planned), store=store, cache=str(cache), cores=plan.recipe.cores)
+        inputs = {
+            name: futures.get(upstream, result.references.get(upstream))
+            for name, upstream in planned.stage.inputs.items()
+        }
+        task = configured(TASKS[planned.stage.spec.uses], call)
+        futures[planned.name] = task.submit(call=call, **inputs)
+    wait(list(futures.values()))
+    _collect(plan, futures, result)
+    return result
+
+
+def make_order(planned: PlannedStage) -> Order:
+    """Return the plain data from which a stage is executed."""
+    return Order(
+        stage=planned.name,
+        uses=planned.stage.spec.uses,
+        identity=planned.identity,
+        fingerprint=planned.fingerprint,
+        config=planned.stage.config.model_dump(mode="json"),
+        runtime=planned.stage.runtime.model_dump(mode="json"),
+        forced=planned.forced,
+    )
+
+
+def _collect(plan: Plan, futures: dict[str, "PrefectFuture[Any]"], result: RunResult) -> None:
+    failures: dict[str, str] = {}
+    not_started: list[str] = []
+    for name, future in futures.items():
+        state = future.state
+        if state.is_completed():
+            result.references[name] = future.result()
+        elif state.is_pending():
+            not_started.append(name)
+        else:
+            failures[name] = _message(future)
+    if not failures and not not_started:
+        return
+    log = get_run_logger()
+    for name, message in failures.items():
+        log.error("%s: %s", name, message)
+    resume = f"nanbeige run --from {next(iter(failures), '')} --profile {plan.recipe.profile}"
+    resume += "".join(f" --set {text}" for text in plan.recipe.overrides)
+    raise StageError(
+        "\n\n".join(failures.values())
+        + (f"\n\nNot started, since they depend on it: {', '.join(not_started)}." if not_started else "")
+        + f"\nResume with: {resume}"
+    )
+
+
+def _message(future: "PrefectFuture[Any]") -> str:
+    try:
+        future.result()
+    except (FailedRun, CrashedRun, CancelledRun, UnfinishedRun) as error:
+        return f"{type(error).__name__}: {error}"
+    except Exception as error:  # the task's own error, already complete
+        return str(error)
+    return "ended without a result"

@@ -1,0 +1,232 @@
+"""The artifact store: sealed, immutable directories under any fsspec URL.
+
+`<root>/<stage>/<fingerprint16>/` holds a sealed artifact; `<work root>/<stage>/<fingerprint16>.work/` the one being
+made, named by the same key so that any later run finds it and goes on. Sealing checks the layout, hashes every file,
+writes the manifest last and renames; on an object store the manifest is uploaded last.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import ValidationError
+
+from nanbeige_core.artifacts.kinds import LAYOUTS, Kind
+from nanbeige_core.artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest, digest_files, hash_tree
+from nanbeige_core.artifacts.references import ArtifactRef, address
+from nanbeige_core.contract import SCRATCH
+from nanbeige_core.errors import ArtifactError
+
+CONTROL = ".control"
+"""Directory inside a work directory for job, log and outcome files; never sealed."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An address that was looked at: its manifest when it can be served, else why not."""
+
+    manifest: Manifest | None
+    problem: str = ""
+
+
+class Store:
+    """Keep artifacts under `url`; `cache` is a local directory for work, downloads and locks."""
+
+    def __init__(self, url: str | Path, cache: Path) -> None:
+        filesystem, root = fsspec.url_to_fs(str(url))
+        self.url = str(url)
+        self.filesystem = filesystem
+        self.root: str = root
+        self.is_local = isinstance(filesystem, LocalFileSystem)
+        self.cache = cache.absolute()
+        self.work_root = Path(root) if self.is_local else self.cache / "work"
+
+    # ---- looking
+
+    def look(self, stage: str, fingerprint: str) -> Found:
+        """Return the artifact's manifest if every file is there with its recorded size, else the reason."""
+        where = f"{self.root}/{address(stage, fingerprint)}"
+        if not self.filesystem.exists(f"{where}/{MANIFEST_NAME}"):
+            return Found(None, "not there")
+        try:
+            text = self.filesystem.cat_file(f"{where}/{MANIFEST_NAME}")
+            manifest = Manifest.model_validate_json(text)
+        except (OSError, ValidationError, ValueError) as error:
+            return Found(None, f"its manifest cannot be read ({type(error).__name__})")
+        if manifest.fingerprint != fingerprint:
+            return Found(None, f"its manifest carries the fingerprint {manifest.fingerprint[:16]}")
+        problem = self._missing_or_resized(where, manifest)
+        return Found(None, problem) if problem else Found(manifest)
+
+    def find(self, stage: str, fingerprint: str) -> Manifest | None:
+        """Return the manifest of a servable artifact, or None."""
+        return self.look(stage, fingerprint).manifest
+
+    def _missing_or_resized(self, where: str, manifest: Manifest) -> str:
+        sizes = {
+            name.removeprefix(where).lstrip("/"): details["size"]
+            for name, details in self.filesystem.find(where, detail=True).items()
+        }
+        for name, entry in manifest.files.items():
+            if name not in sizes:
+                return f"its file {name} is missing"
+            if sizes[name] != entry.bytes:
+                return f"its file {name} has {sizes[name]} bytes, the manifest says {entry.bytes}"
+        return ""
+
+    def manifests(self, stage: str | None = None) -> list[Manifest]:
+        """Return every readable manifest, newest first; `stage` limits the search to one stage."""
+        pattern = f"{self.root}/{stage or '*'}/*/{MANIFEST_NAME}"
+        found: list[Manifest] = []
+        for name in self.filesystem.glob(pattern):
+            try:
+                found.append(Manifest.model_validate_json(self.filesystem.cat_file(name)))
+            except (OSError, ValidationError, ValueError):
+                continue
+        return sorted(found, key=lambda manifest: manifest.started, reverse=True)
+
+    def resolve(self, text: str) -> Manifest:
+        """Return the manifest for `stage`, `stage/prefix` or a fingerprint prefix (newest match).
+
+        Raises ArtifactError when nothing matches.
+        """
+        stage, _, prefix = text.rpartition("/") if "/" in text else ("", "", text)
+        for manifest in self.manifests(stage or None):
+            if manifest.fingerprint.startswith(prefix) or (not stage and manifest.stage == text):
+                return manifest
+        raise ArtifactError(
+            f"no artifact matches {text!r} in {self.url}; expected a stage name, a fingerprint prefix or "
+            "stage/prefix. `nanbeige ls` lists what is there."
+        )
+
+    # ---- serving
+
+    def open(self, reference: ArtifactRef) -> tuple[Manifest, Path]:
+        """Return manifest and local directory of an artifact; download it first from a remote store.
+
+        Raises ArtifactError when it is missing, incomplete, or not the type or content the reference names.
+        """
+        found = self.look(reference.stage, reference.fingerprint)
+        if found.manifest is None:
+            raise ArtifactError(
+                f"artifact {reference.address} ({reference.kind}) cannot be used: {found.problem}. "
+                f"Run `nanbeige run --only {reference.stage}` to make it again."
+            )
+        manifest = found.manifest
+        if manifest.kind != reference.kind or manifest.digest != reference.digest:
+            raise ArtifactError(
+                f"artifact {reference.address} is a {manifest.kind} with digest {manifest.digest[:12]}, but the "
+                f"reference expects a {reference.kind} with digest {reference.digest[:12]}: it was made again or "
+                "replaced. Run the stage that reads it again."
+            )
+        return manifest, self.local_path(manifest)
+
+    def local_path(self, manifest: Manifest) -> Path:
+        """Return a local directory holding the artifact's files, downloading once from a remote store."""
+        where = address(manifest.stage, manifest.fingerprint)
+        if self.is_local:
+            return Path(self.root) / where
+        target = self.cache / "artifacts" / f"{where}-{manifest.digest[:12]}"
+        if not target.exists():
+            partial = target.with_name(target.name + f".{os.getpid()}.part")
+            shutil.rmtree(partial, ignore_errors=True)
+            self.filesystem.get(f"{self.root}/{where}/", f"{partial}/", recursive=True)
+            partial.rename(target)
+        return target
+
+    def verify(self, manifest: Manifest) -> list[str]:
+        """Hash every file again and return what differs from the manifest (empty: all as recorded)."""
+        path = self.local_path(manifest)
+        actual = hash_tree(path)
+        names = sorted(set(actual) | set(manifest.files))
+        return [name for name in names if actual.get(name) != manifest.files.get(name)]
+
+    # ---- making
+
+    def work_directory(self, stage: str, fingerprint: str) -> Path:
+        """Return the directory in which the artifact is made (not created here)."""
+        return self.work_root / f"{address(stage, fingerprint)}.work"
+
+    def has_work(self, stage: str, fingerprint: str) -> bool:
+        """Tell whether an earlier run left something to resume."""
+        work = self.work_directory(stage, fingerprint)
+        return work.is_dir() and any(child.name != CONTROL for child in work.iterdir())
+
+    @contextmanager
+    def lock(self, stage: str, fingerprint: str) -> Iterator[None]:
+        """Hold the single-flight lock of one key; the kernel frees it when its holder dies.
+
+        Valid between processes of one host, or on a shared file system with working flock.
+        """
+        directory = (Path(self.root) if self.is_local else self.cache) / ".locks"
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / f"{stage}-{fingerprint[:32]}.lock"):
+            yield
+
+    def seal(self, work: Path, draft: Manifest) -> Manifest:
+        """Turn a finished work directory into a served artifact and return its final manifest.
+
+        `draft` carries everything but files and digest. Raises ArtifactError when a required file is missing or the
+        disk is full; the work directory then stays as it is.
+        """
+        check_layout(work, draft.kind, draft.stage)
+        files = hash_tree(work, skip=(SCRATCH, CONTROL))
+        manifest = draft.model_copy(update={"files": files, "digest": digest_files(files)})
+        try:
+            for name in (SCRATCH, CONTROL):
+                shutil.rmtree(work / name, ignore_errors=True)
+            self._publish(work, manifest, files)
+        except OSError as error:
+            raise _write_error(error, f"sealing {draft.stage} in {self.url}") from error
+        return manifest
+
+    def _publish(self, work: Path, manifest: Manifest, files: dict[str, FileEntry]) -> None:
+        text = manifest.model_dump_json(indent=1)
+        where = address(manifest.stage, manifest.fingerprint)
+        if self.is_local:
+            final = Path(self.root) / where
+            _write_durably(work / MANIFEST_NAME, text)
+            if final.exists():
+                final.rename(final.with_name(f"{final.name}.replaced-{os.getpid()}-{os.urandom(3).hex()}"))
+            work.rename(final)
+            return
+        for name in files:
+            self.filesystem.put_file(str(work / name), f"{self.root}/{where}/{name}")
+        self.filesystem.pipe_file(f"{self.root}/{where}/{MANIFEST_NAME}", text.encode())
+        shutil.rmtree(work)
+
+
+def check_layout(directory: Path, kind: Kind, stage: str) -> None:
+    """Raise ArtifactError unless `directory` holds every file pattern that `kind` requires."""
+    layout = LAYOUTS[kind]
+    for pattern in layout.required:
+        if not any(directory.glob(pattern)):
+            raise ArtifactError(
+                f"stage {stage} finished without {pattern}, which every {kind} ({layout.holds}) must hold; "
+                f"nothing was sealed. Its work directory {directory} is kept for inspection."
+            )
+
+
+def _write_durably(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.rename(path)
+
+
+def _write_error(error: OSError, doing: str) -> ArtifactError:
+    if error.errno == errno.ENOSPC:
+        return ArtifactError(
+            f"{doing}: the disk is full. Nothing half-written is served and finished work is kept; "
+            "free space (old artifacts can be deleted) and run the same command again."
+        )
+    return ArtifactError(f"{doing}: {error}. Finished work is kept; run the same command again.")

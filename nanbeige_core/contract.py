@@ -1,0 +1,128 @@
+"""The contract between an orchestrated stage and the core function that does its work.
+
+A stage's core function has one shape, `run(job: Job) -> Outcome`. It reads `job.config` (identity: what the
+artifact is), `job.runtime` (execution: where and how), the directories of its typed inputs, and leaves its files in
+`job.work`. It knows nothing of Prefect, of the store, or of environment variables. The same function runs inline or
+in every rank of a launched process group; with several ranks only rank 0's Outcome is kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nanbeige_core.artifacts.kinds import Kind
+
+SCRATCH = "scratch"
+"""Name of the directory inside a work directory whose content never becomes part of the artifact."""
+
+
+class Plot(BaseModel):
+    """A picture as data: drawn by the report room, never by a stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["line", "bar"]
+    x: list[float | str]
+    series: dict[str, list[float]]
+    x_label: str
+    y_label: str
+    log_y: bool = False
+
+
+class Section(BaseModel):
+    """One part of a stage's report: a heading, prose, and optionally a table or a plot."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    text: str = ""
+    table: list[dict[str, Any]] = Field(default_factory=list)
+    plot: Plot | None = None
+
+
+class Gain(BaseModel):
+    """What a stage changed, measured on data it did not train on.
+
+    `low` and `high` bound a 95 % interval of the difference `after - before` where one was computed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: str
+    before: float
+    after: float
+    n: int = Field(ge=1)
+    low: float | None = None
+    high: float | None = None
+    higher_is_better: bool = True
+
+
+class Outcome(BaseModel):
+    """What a stage's core function reports about the files it left in its work directory."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    summary: str
+    counts: dict[str, int] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    tokens: int = 0
+    gain: Gain | None = None
+    sections: list[Section] = Field(default_factory=list)
+
+
+class Runtime(BaseModel):
+    """Where and how a stage executes. Never part of a fingerprint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    launcher: Literal["inline", "process", "elastic"] = "process"
+    processes: int = Field(1, ge=1, description="Ranks on this machine.")
+    threads: int = Field(1, ge=1, description="Intra-op threads of each rank.")
+    tensor_parallel: int = Field(1, ge=1)
+    pipeline_parallel: int = Field(1, ge=1)
+    sequence_parallel: bool = False
+    micro_batch_size: int = Field(8, ge=1, description="Sequences per forward pass and rank.")
+    engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    checkpoint_seconds: float = Field(120.0, gt=0, description="Longest time between two resume points.")
+    timeout_seconds: float | None = Field(None, gt=0)
+    retries: int = Field(0, ge=0)
+    cache_directory: str = ""
+
+
+@dataclass(frozen=True)
+class InputArtifact:
+    """A sealed upstream artifact as a local directory, with what its manifest says."""
+
+    name: str
+    kind: Kind
+    fingerprint: str
+    path: Path
+    counts: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+Progress = Callable[[float, str], None]
+"""Report the finished fraction (0 to 1) and one line of text."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a core function is given."""
+
+    stage: str
+    config: Any
+    runtime: Runtime
+    inputs: dict[str, InputArtifact]
+    work: Path
+    cache: Path
+    progress: Progress = field(default=lambda fraction, text: None)
+
+    @property
+    def scratch(self) -> Path:
+        """Return a directory for resume state that is never sealed into the artifact."""
+        path = self.work / SCRATCH
+        path.mkdir(parents=True, exist_ok=True)
+        return path

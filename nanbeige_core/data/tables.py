@@ -1,0 +1,128 @@
+"""Streaming Parquet tables: write rows in bounded memory, read them with a schema check and clear errors."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROWS_PER_GROUP = 2048
+"""Rows buffered before they are written; bounds memory."""
+
+
+class TableError(ValueError):
+    """A table is missing, unreadable, or lacks a column."""
+
+
+def write_rows(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:
+    """Write rows as one Parquet file, atomically (temporary name, then rename), and return their number.
+
+    Raises TableError naming the file and the row when a row lacks a column, has one too many, or a wrong type.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    written = 0
+    buffer: list[dict[str, Any]] = []
+    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for row in rows:
+            buffer.append(row)
+            if len(buffer) >= ROWS_PER_GROUP:
+                writer.write_batch(_to_batch(buffer, schema, path, written))
+                written += len(buffer)
+                buffer = []
+        if buffer:
+            writer.write_batch(_to_batch(buffer, schema, path, written))
+            written += len(buffer)
+    os.replace(temporary, path)
+    return written
+
+
+def write_shards(folder: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]], *, rows_per_file: int) -> int:
+    """Write rows as `folder/00000.parquet`, `00001.parquet`, ... and return their number.
+
+    At least one file is written, even without rows.
+    """
+    total = 0
+    shard: list[dict[str, Any]] = []
+    number = 0
+    for row in rows:
+        shard.append(row)
+        if len(shard) >= rows_per_file:
+            total += write_rows(folder / f"{number:05d}.parquet", schema, shard)
+            number, shard = number + 1, []
+    if shard or number == 0:
+        total += write_rows(folder / f"{number:05d}.parquet", schema, shard)
+    return total
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file, or of every `*.parquet` of a directory in name order.
+
+    `columns` are read alone and must exist. Raises TableError naming the file, and the column that is missing.
+    """
+    for file in table_files(path):
+        try:
+            parquet = pq.ParquetFile(file)
+        except (pa.ArrowException, OSError) as error:
+            raise TableError(
+                f"{file}: not a readable Parquet file ({error}). Rebuild the stage that wrote it."
+            ) from error
+        with parquet:
+            _require_columns(file, parquet.schema_arrow.names, columns or ())
+            for batch in parquet.iter_batches(ROWS_PER_GROUP, columns=list(columns) if columns else None):
+                yield from batch.to_pylist()
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or every `*.parquet` of a directory in name order, as one Arrow table."""
+    files = table_files(path)
+    for file in files:
+        _require_columns(file, pq.read_schema(file).names, columns or ())
+    return pa.concat_tables([pq.read_table(file, columns=list(columns) if columns else None) for file in files])
+
+
+def table_files(path: Path) -> list[Path]:
+    """Return the Parquet files behind a path; raise TableError when there is none."""
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or not all(file.exists() for file in files):
+        raise TableError(f"{path}: no Parquet table here. Run the stage that writes it, or correct the path.")
+    return files
+
+
+def _require_columns(file: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise TableError(
+            f"{file}: column {missing[0]!r} is missing; the table has {', '.join(found)}. "
+            "It was written by another stage or version: rebuild it, or rename the column."
+        )
+
+
+def _to_batch(rows: list[dict[str, Any]], schema: pa.Schema, path: Path, first: int) -> pa.RecordBatch:
+    names = schema.names
+    for offset, row in enumerate(rows):
+        if set(row) != set(names):
+            wrong = sorted(set(row) ^ set(names))
+            raise TableError(
+                f"{path}: row {first + offset} has columns {sorted(row)}, expected {sorted(names)}; "
+                f"differing: {', '.join(wrong)}."
+            )
+    try:
+        return pa.RecordBatch.from_pylist(rows, schema=schema)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise TableError(_name_bad_cell(rows, schema, path, first, error)) from error
+
+
+def _name_bad_cell(rows: list[dict[str, Any]], schema: pa.Schema, path: Path, first: int, error: Exception) -> str:
+    for offset, row in enumerate(rows):
+        for field in schema:
+            try:
+                pa.array([row[field.name]], type=field.type)
+            except (pa.ArrowException, TypeError, ValueError):
+                return (
+                    f"{path}: row {first + offset}, column {field.name!r} holds {row[field.name]!r:.80}, "
+                    f"expected {field.type}."
+                )
+    return f"{path}: rows {first} to {first + len(rows) - 1} do not fit the schema: {error}."

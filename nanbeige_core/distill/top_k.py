@@ -1,0 +1,101 @@
+"""Forward KL from a teacher known only by its k most likely tokens, with one bucket for the rest.
+
+    L = sum_S p (log p - log q) + (1 - P_S) (log(1 - P_S) - log(1 - Q_S)),   P_S = sum_S p,  Q_S = sum_S q
+
+The bucket makes it a real divergence: never negative, never above the full KL, equal to it when both tails
+are proportional. Leaving it out ("truncated") can go negative; renormalising over S is blind to a student
+whose mass lies elsewhere. Gradient, with r = (1-P)/(1-Q): q_j (P - r Q) for every j, plus -p_j + r q_j
+inside S.
+
+Shapes: B sequence, S position, V vocabulary, K kept tokens, _tp local columns of this tensor-parallel rank.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from nanbeige_core.distill.vocabulary import VocabularyShard
+
+LARGEST_MASS = 1 - 1e-7
+"""Bound on P_S and Q_S, so that log(1 - mass) stays finite when S holds everything."""
+
+
+class TeacherTop(NamedTuple):
+    """The k most likely tokens of a teacher at each position: global ids and fp32 log-probabilities."""
+
+    ids_BSK: torch.Tensor
+    log_p_BSK: torch.Tensor
+
+
+def top_k_of(teacher_BSV: torch.Tensor, vocab_size: int, k: int) -> TeacherTop:
+    """Return the top k of logits that are not sharded; padding columns are left out before normalising."""
+    log_p_BSV = teacher_BSV[..., :vocab_size].float().log_softmax(-1)
+    log_p_BSK, ids_BSK = log_p_BSV.topk(k, -1)
+    return TeacherTop(ids_BSK, log_p_BSK)
+
+
+def top_k_tail_kl(
+    student_BSV_tp: torch.Tensor, teacher: TeacherTop, shard: VocabularyShard, *, chunk: int = 1024
+) -> torch.Tensor:
+    """Return the tail-bucket forward KL at each position (B, S), in fp32.
+
+    The teacher's columns are the same on every tensor-parallel rank. Forward: three all-reduces a chunk;
+    backward: none. Keeps the student's logits and K numbers a position between the passes.
+    """
+    return _TopKTail.apply(student_BSV_tp, teacher.ids_BSK, teacher.log_p_BSK, shard, chunk)
+
+
+class _TopKTail(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student_BSV_tp: torch.Tensor,
+        ids_BSK: torch.Tensor,
+        log_p_BSK: torch.Tensor,
+        shard: VocabularyShard,
+        chunk: int,
+    ) -> torch.Tensor:
+        selected, norms = [], []
+        for start in range(0, student_BSV_tp.shape[1], chunk):
+            z = shard.prepare(student_BSV_tp[:, start : start + chunk], 1.0)
+            norm = shard.log_normaliser(z)
+            column, owned = _own_columns(ids_BSK[:, start : start + chunk], z.shape[-1], shard)
+            local = (z.gather(-1, column) - norm.unsqueeze(-1)).masked_fill(~owned, 0.0)
+            selected.append(shard.sum(local))
+            norms.append(norm)
+        log_q_BSK = torch.cat(selected, 1)
+        ctx.save_for_backward(student_BSV_tp, ids_BSK, log_p_BSK, log_q_BSK, torch.cat(norms, 1))
+        ctx.settings = (shard, chunk)
+        p_BSK = log_p_BSK.exp()
+        mass_p, mass_q = _mass(log_p_BSK), _mass(log_q_BSK)
+        tail = (1 - mass_p) * (torch.log1p(-mass_p) - torch.log1p(-mass_q))
+        return (p_BSK * (log_p_BSK - log_q_BSK)).sum(-1) + tail
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        student_BSV_tp, ids_BSK, log_p_BSK, log_q_BSK, norm_BS = ctx.saved_tensors
+        shard, chunk = ctx.settings
+        mass_p, mass_q = _mass(log_p_BSK), _mass(log_q_BSK)
+        ratio_BS = (1 - mass_p) / (1 - mass_q)
+        inside_BSK = ratio_BS.unsqueeze(-1) * log_q_BSK.exp() - log_p_BSK.exp()
+        everywhere_BS = -inside_BSK.sum(-1)
+        grad_BSV_tp = torch.empty_like(student_BSV_tp)
+        for start in range(0, student_BSV_tp.shape[1], chunk):
+            span = slice(start, start + chunk)
+            z = shard.prepare(student_BSV_tp[:, span], 1.0)
+            grad = (z - norm_BS[:, span].unsqueeze(-1)).exp() * everywhere_BS[:, span].unsqueeze(-1)
+            column, owned = _own_columns(ids_BSK[:, span], z.shape[-1], shard)
+            grad.scatter_add_(-1, column, inside_BSK[:, span].masked_fill(~owned, 0.0))
+            grad_BSV_tp[:, span] = grad * grad_outputs[0][:, span].unsqueeze(-1)
+        return grad_BSV_tp, None, None, None, None
+
+
+def _mass(log_BSK: torch.Tensor) -> torch.Tensor:
+    return log_BSK.exp().sum(-1).clamp(max=LARGEST_MASS)
+
+
+def _own_columns(ids_BSK: torch.Tensor, width: int, shard: VocabularyShard) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each id's local column (any column where another rank owns it) and whether this rank owns it."""
+    local = ids_BSK - shard.offset(width)
+    owned = (local >= 0) & (local < width)
+    return local.clamp(0, width - 1), owned

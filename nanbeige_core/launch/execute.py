@@ -1,0 +1,266 @@
+"""Execute one planned stage: single flight, resume, launch, seal.
+
+The parent never trusts an exit status alone: an artifact exists only when the worker wrote an outcome and the files
+its kind requires are there.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nanbeige_core.artifacts.kinds import LAYOUTS
+from nanbeige_core.artifacts.manifest import Manifest
+from nanbeige_core.artifacts.references import ArtifactRef
+from nanbeige_core.artifacts.store import CONTROL, Store
+from nanbeige_core.contract import Outcome, Progress, Runtime
+from nanbeige_core.errors import ArtifactError, StageError, StageInterruptedError
+from nanbeige_core.launch.job_file import PREEMPTED, InputFile, JobFile, read_json, read_outcome, write_json
+from nanbeige_core.launch.worker import run_here
+from nanbeige_core.stages import STAGES
+
+_POLL_SECONDS = 0.1
+_LOG_LINES = 25
+_STOP_SECONDS = 20
+_PACKAGES = ("torch", "megatron-core", "transformers", "tokenizers", "prefect", "numpy", "pyarrow", "reasoning-gym")
+
+
+@dataclass(frozen=True)
+class Order:
+    """Everything needed to make (or find) one artifact, as plain picklable data."""
+
+    stage: str
+    uses: str
+    identity: dict[str, Any]
+    fingerprint: str
+    config: dict[str, Any]
+    runtime: dict[str, Any]
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """The artifact of an order and whether it was made now or found."""
+
+    manifest: Manifest
+    executed: bool
+
+
+def execute(
+    order: Order,
+    inputs: dict[str, ArtifactRef],
+    store: Store,
+    *,
+    progress: Progress = lambda fraction, text: None,
+    log: Callable[[str], None] = lambda line: None,
+) -> Made:
+    """Return the artifact of `order`, making it if it is not in the store.
+
+    Two processes at one key: the second waits and then finds the first one's artifact. Raises ArtifactError for a
+    missing, corrupt or wrongly typed input, StageError when the stage fails, StageInterruptedError when it was stopped.
+    """
+    check_inputs(order, inputs)
+    asked = datetime.now(UTC).isoformat()
+    with store.lock(order.stage, order.fingerprint):
+        manifest = store.find(order.stage, order.fingerprint)
+        if manifest is not None and not (order.forced and manifest.started < asked):
+            log(f"{order.stage}: found {manifest.reference.address}")
+            return Made(manifest, executed=False)
+        return Made(_make(order, inputs, store, progress, log), executed=True)
+
+
+def check_inputs(order: Order, inputs: dict[str, ArtifactRef]) -> None:
+    """Raise ArtifactError when an input's type is not the one the stage consumes."""
+    spec = STAGES[order.uses]
+    for name, reference in inputs.items():
+        expected = spec.consumes.get(name) or spec.further
+        if reference.kind != expected:
+            raise ArtifactError(
+                f"stage {order.stage}: input {name} is {reference.address}, a {reference.kind}; "
+                f"{order.uses} consumes a {expected} there. Correct `in.{name}` in the recipe."
+            )
+
+
+def _make(
+    order: Order, inputs: dict[str, ArtifactRef], store: Store, progress: Progress, log: Callable[[str], None]
+) -> Manifest:
+    started = datetime.now(UTC)
+    clock = time.monotonic()
+    work = store.work_directory(order.stage, order.fingerprint)
+    if order.forced:
+        shutil.rmtree(work, ignore_errors=True)
+    file = _job_file(order, inputs, store, work)
+    runtime = Runtime.model_validate(order.runtime)
+    _prepare_control(file)
+    if runtime.launcher == "inline":
+        status = run_here(file)
+    else:
+        status = _run_process(file, runtime, progress, log)
+    outcome = read_outcome(file.control)
+    if status != 0 or outcome is None:
+        raise _failure(order, file, status)
+    draft = _draft(order, inputs, outcome, started.isoformat(), time.monotonic() - clock)
+    return store.seal(work, draft)
+
+
+def _job_file(order: Order, inputs: dict[str, ArtifactRef], store: Store, work: Path) -> JobFile:
+    opened: dict[str, InputFile] = {}
+    for name, reference in inputs.items():
+        manifest, path = store.open(reference)
+        opened[name] = InputFile(
+            kind=manifest.kind,
+            fingerprint=manifest.fingerprint,
+            path=str(path),
+            counts=manifest.outcome.counts,
+            metrics=manifest.outcome.metrics,
+        )
+    return JobFile(
+        stage=order.stage,
+        uses=order.uses,
+        config=order.config,
+        runtime=Runtime.model_validate(order.runtime),
+        inputs=opened,
+        work=str(work),
+        cache=str(store.cache),
+    )
+
+
+def _prepare_control(file: JobFile) -> None:
+    """Keep resume state, drop what an earlier attempt left in the control folder."""
+    try:
+        shutil.rmtree(file.control, ignore_errors=True)
+        file.control.mkdir(parents=True)
+        write_json(file.control / "job.json", file.model_dump(mode="json"))
+    except OSError as error:
+        raise ArtifactError(
+            f"stage {file.stage} cannot write its work directory {file.work}: {error}. "
+            "Free space or correct the store's location, then run the same command again."
+        ) from error
+
+
+def _run_process(file: JobFile, runtime: Runtime, progress: Progress, log: Callable[[str], None]) -> int:
+    log_path = file.control / "log.txt"
+    command = [sys.executable, "-m", "nanbeige_core.launch.worker", str(file.control / "job.json")]
+    # the child's output goes to a file: a pipe kept open by an orphan would keep its parent's run alive
+    with log_path.open("wb") as stream:
+        child = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    try:
+        return _wait(child, file, runtime, progress, log)
+    finally:
+        _stop(child)
+
+
+def _wait(
+    child: "subprocess.Popen[bytes]",
+    file: JobFile,
+    runtime: Runtime,
+    progress: Progress,
+    log: Callable[[str], None],
+) -> int:
+    deadline = time.monotonic() + runtime.timeout_seconds if runtime.timeout_seconds else None
+    last: Any = None
+    while child.poll() is None:
+        time.sleep(_POLL_SECONDS)
+        current = read_json(file.control / "progress.json")
+        if current and current != last:
+            last = current
+            progress(current["fraction"], current["text"])
+        if deadline and time.monotonic() > deadline:
+            log(f"{file.stage}: stopped after {runtime.timeout_seconds:.0f} s (runtime.timeout_seconds)")
+            _stop(child)
+            return PREEMPTED
+    return child.returncode
+
+
+def _stop(child: "subprocess.Popen[bytes]") -> None:
+    if child.poll() is not None:
+        return
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(timeout=_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def last_lines(path: Path, count: int = _LOG_LINES) -> str:
+    """Return the last lines of a log file, empty when there is none."""
+    if not path.exists():
+        return ""
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+
+
+def _failure(order: Order, file: JobFile, status: int) -> StageError:
+    error = read_json(file.control / "error.json")
+    if status in (PREEMPTED, -signal.SIGTERM) and not error:
+        return StageInterruptedError(
+            f"stage {order.stage} was stopped before it finished; its resume point in {file.work} is kept. "
+            "Run the same command again to go on."
+        )
+    what = f"{error['type']}: {error['message']}" if error else f"its process ended with status {status}"
+    tail = last_lines(file.control / "log.txt")
+    return StageError(
+        f"stage {order.stage} failed: {what}\n"
+        + (f"--- last log lines ({file.control / 'log.txt'})\n{tail}\n---\n" if tail else "")
+        + f"Finished work is kept. After mending the cause, `nanbeige run --from {order.stage}` goes on from here."
+    )
+
+
+def _draft(order: Order, inputs: dict[str, ArtifactRef], outcome: Outcome, started: str, seconds: float) -> Manifest:
+    spec = STAGES[order.uses]
+    return Manifest(
+        kind=spec.produces,
+        schema_version=LAYOUTS[spec.produces].schema_version,
+        stage=order.stage,
+        uses=order.uses,
+        fingerprint=order.fingerprint,
+        identity=order.identity,
+        inputs=dict(inputs),  # type: ignore[arg-type]
+        runtime=order.runtime,
+        files={},
+        digest="0" * 64,
+        outcome=outcome,
+        code=_code(spec.version),
+        packages=_packages(),
+        started=started,
+        seconds=round(seconds, 3),
+        resources=_resources(),
+    )
+
+
+def _code(stage_version: int) -> dict[str, str]:
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {"git_commit": commit, "stage_version": str(stage_version)}
+
+
+def _packages() -> dict[str, str]:
+    found: dict[str, str] = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _resources() -> dict[str, float]:
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"peak_rss_bytes_of_children": float(usage.ru_maxrss * 1024), "cores": float(os.cpu_count() or 1)}
+
+
+__all__ = ["CONTROL", "Made", "Order", "check_inputs", "execute", "last_lines"]

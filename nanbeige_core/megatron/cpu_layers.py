@@ -1,0 +1,85 @@
+"""The parts of a decoder layer that Transformer Engine supplies on a GPU, in plain torch.
+
+Legend: S position, B sequence, T packed tokens (B * S), H query heads, G key/value heads, D head width.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class SDPACoreAttention(torch.nn.Module):
+    """Causal attention over torch's scaled_dot_product_attention, dense or packed ("thd")."""
+
+    def __init__(
+        self, config: Any, layer_number: int, attn_mask_type: Any, softmax_scale: float | None = None, **ignored: Any
+    ) -> None:
+        del layer_number, attn_mask_type, ignored
+        super().__init__()
+        if config.context_parallel_size > 1:
+            raise ValueError(
+                f"context_parallel_size is {config.context_parallel_size}, the CPU attention knows only 1: "
+                "context parallelism needs Transformer Engine. Set it to 1."
+            )
+        self.scale = softmax_scale
+        self.dropout = config.attention_dropout
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        attn_mask_type: Any = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: Any = None,
+    ) -> Tensor:
+        """Attend causally; returns [S, B, H * D], or [T, H * D] when packed.
+
+        Dense: query [S, B, H, D], key and value [S, B, G, D]. Packed: [T, H, D] and [T, G, D]; a token sees only its
+        own segment because every segment is its own kernel call. No collectives.
+        """
+        del attn_mask_type, attention_bias
+        if attention_mask is not None:
+            raise ValueError("an attention mask reached the CPU attention; pass segment_ids_BS in the Batch instead")
+        if packed_seq_params is not None:
+            return self._packed(query, key, value, packed_seq_params.lengths)
+        query_BHSD, key_BGSD, value_BGSD = (part.permute(1, 2, 0, 3) for part in (query, key, value))
+        out_BHSD = self._attend(query_BHSD, key_BGSD, value_BGSD)
+        return out_BHSD.permute(2, 0, 1, 3).reshape(query.size(0), query.size(1), -1)
+
+    def _attend(self, query_BHSD: Tensor, key_BGSD: Tensor, value_BGSD: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(
+            query_BHSD,
+            key_BGSD,
+            value_BGSD,
+            is_causal=True,
+            scale=self.scale,
+            enable_gqa=query_BHSD.size(1) != key_BGSD.size(1),
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+
+    def _packed(self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, lengths: list[int]) -> Tensor:
+        # split, not slicing: the backward of a slice writes a whole [T, H, D] of zeros per segment
+        parts = zip(*(cast(Any, part).split(lengths) for part in (query_THD, key_TGD, value_TGD)), strict=True)
+        segments = [
+            self._attend(*(part.transpose(0, 1).unsqueeze(0) for part in segment))[0].transpose(0, 1)
+            for segment in parts
+        ]
+        return torch.cat(segments).reshape(query_THD.size(0), -1)
+
+    def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return nothing: attention has no weights."""
+        del args, kwargs
+        return {}
+
+
+class CPURMSNorm(torch.nn.RMSNorm):
+    """torch's RMSNorm, with its weight marked for the gradient all-reduce of sequence parallelism."""
+
+    def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **ignored: Any) -> None:
+        del ignored
+        super().__init__(hidden_size, eps)
+        cast(Any, self.weight).sequence_parallel = config.sequence_parallel

@@ -1,0 +1,177 @@
+"""Build Megatron's GPTModel as the Llama decoder of the recipe, and run it on a Batch.
+
+Legend: B sequence, S position, T packed tokens (B * S), V vocabulary, _tp = local shard.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanbeige_core.contract import Runtime
+from nanbeige_core.megatron import device, parallel
+from nanbeige_core.megatron.batch import Batch, find_segments
+from nanbeige_core.recipe.configs.base import ModelConfig
+
+VOCABULARY_MULTIPLE = 128
+"""Rows of the embedding are padded to this multiple whatever the layout, so that checkpoints do not depend on it."""
+
+
+def padded_vocab_size(vocab_size: int) -> int:
+    """Return the vocabulary size rounded up to VOCABULARY_MULTIPLE."""
+    return -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+
+def _leave(weight: Tensor) -> Tensor:
+    return weight
+
+
+def transformer_config(model: ModelConfig, runtime: Runtime) -> Any:
+    """Return Megatron's TransformerConfig for `model` under the parallel layout of `runtime`."""
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]
+    return TransformerConfig(
+        num_layers=model.layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.query_heads,
+        num_query_groups=model.kv_heads,
+        kv_channels=model.head_size,
+        ffn_hidden_size=model.ffn_size,
+        layernorm_epsilon=model.norm_epsilon,
+        init_method_std=model.initializer_range,
+        normalization="RMSNorm",
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        # `initialize_weights` fills the weights, independent of the layout; Megatron's own initialisation must still
+        # run, because it marks which weights are split (without the marks the gradient norm is wrong at tp > 1)
+        init_method=_leave,
+        output_layer_init_method=_leave,
+        embedding_init_method=_leave,
+        tensor_model_parallel_size=runtime.tensor_parallel,
+        pipeline_model_parallel_size=runtime.pipeline_parallel,
+        sequence_parallel=runtime.sequence_parallel,
+        variable_seq_lengths=runtime.pipeline_parallel > 1,  # micro-batches of one step may differ in shape
+        moe_token_dispatcher_type="alltoall",  # no experts here; the default refuses variable lengths
+        calculate_per_token_loss=True,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=model.dtype == "bfloat16",
+        **device.config_flags(),
+    )
+
+
+def build_model(model: ModelConfig, *, vocab_size: int, runtime: Runtime) -> Any:
+    """Return this rank's part of the model, its weights still uninitialised.
+
+    Needs `parallel.initialize`. Raises parallel.LayoutError when the model does not divide by the layout.
+    """
+    from megatron.core.models.gpt.gpt_model import GPTModel
+    from megatron.core.transformer.module import Float16Module
+
+    parallel.validate_layout(model, runtime, world_size=torch.distributed.get_world_size())
+    config = transformer_config(model, runtime)
+    stage = torch.distributed.get_rank(parallel.pipeline_group())
+    gpt = GPTModel(
+        config=config,
+        transformer_layer_spec=device.layer_spec(config),
+        vocab_size=padded_vocab_size(vocab_size),
+        max_sequence_length=model.max_positions,
+        pre_process=stage == 0,
+        post_process=stage == runtime.pipeline_parallel - 1,
+        share_embeddings_and_output_weights=model.tied_embeddings,
+        position_embedding_type="rope",
+        rotary_base=model.rope_theta,  # type: ignore[arg-type]  # Megatron annotates int; a float is what it needs
+        parallel_output=True,
+    ).to(device.device())
+    return Float16Module(config, gpt) if model.dtype == "bfloat16" else gpt
+
+
+def iterate_shards(model: Any) -> Iterator[Any]:
+    """Yield Megatron's ShardedTensor for each stored piece of this rank's weights; `.data` is a view of the weight."""
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+
+    def walk(value: Any) -> Iterator[Any]:
+        if isinstance(value, ShardedTensorFactory):
+            yield from walk(value.build())
+        elif isinstance(value, ShardedTensor):
+            yield value
+        elif isinstance(value, dict):
+            for part in value.values():
+                yield from walk(part)
+        elif isinstance(value, list | tuple):
+            for part in value:
+                yield from walk(part)
+
+    yield from walk(model.sharded_state_dict())
+
+
+def _normal(key: str, shape: tuple[int, ...], *, seed: int, std: float) -> Tensor:
+    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.empty(shape).normal_(0.0, std, generator=generator)
+
+
+@torch.no_grad()
+def initialize_weights(model: Any, config: ModelConfig, *, seed: int) -> None:
+    """Fill the weights as a function of (seed, name, layer) alone, so every layout starts from the same model.
+
+    Norms are one; matrices are normal with `initializer_range`; the two that write into the residual stream
+    (linear_proj, linear_fc2) are scaled down by sqrt(2 * layers), as Megatron does. No collectives.
+    """
+    residual_std = config.initializer_range / (2.0 * config.layers) ** 0.5
+    for shard in iterate_shards(model):
+        if shard.data.dim() == 1:
+            shard.data.fill_(1.0)
+            continue
+        lead = shard.prepend_axis_num
+        position = tuple(shard.global_offset[:lead])
+        residual = "linear_proj" in shard.key or "linear_fc2" in shard.key
+        full = _normal(
+            f"{shard.key}/{position}",
+            tuple(shard.global_shape[lead:]),
+            seed=seed,
+            std=residual_std if residual else config.initializer_range,
+        )
+        region = zip(shard.global_offset[lead:], shard.local_shape, strict=True)
+        shard.data.copy_(full[tuple(slice(offset, offset + length) for offset, length in region)])
+
+
+def forward_logits(model: Any, batch: Batch) -> Tensor:
+    """Run this rank's part of the model on a micro-batch.
+
+    Returns logits [B, S, V_tp] on the last pipeline stage and hidden states elsewhere. Packed batches go through
+    Megatron's "thd" route as one row of T tokens, on every device: a segment never sees another one.
+    """
+    if batch.segment_ids_BS is None:
+        return model(batch.tokens_BS, _positions(batch.tokens_BS), None)
+    output = model(
+        batch.tokens_BS.reshape(1, -1),
+        _positions(batch.tokens_BS.reshape(1, -1)),
+        None,
+        packed_seq_params=_packed_params(batch.segment_ids_BS),
+    )
+    return output.reshape(*batch.tokens_BS.shape, -1) if parallel.is_last_stage() else output
+
+
+def _positions(tokens_BS: Tensor) -> Tensor:
+    # Megatron's rotary embedding counts positions itself and ignores these; the signature wants them
+    return torch.arange(tokens_BS.size(1), device=tokens_BS.device).expand_as(tokens_BS)
+
+
+def _packed_params(segment_ids_BS: Tensor) -> Any:
+    from megatron.core.packed_seq_params import PackedSeqParams
+
+    segments = find_segments(segment_ids_BS)
+    starts = torch.tensor(segments.starts, dtype=torch.int32, device=segment_ids_BS.device)
+    longest = max(segments.lengths)
+    params: Any = PackedSeqParams(
+        qkv_format="thd", cu_seqlens_q=starts, cu_seqlens_kv=starts, max_seqlen_q=longest, max_seqlen_kv=longest
+    )
+    params.lengths = segments.lengths  # what the CPU attention splits by, without reading a tensor back
+    return params

@@ -1,0 +1,56 @@
+"""Megatron's DistributedDataParallel and distributed AdamW around one model."""
+
+from typing import Any, NamedTuple
+
+from nanbeige_core.megatron.schedule import LrSchedule
+from nanbeige_core.recipe.configs.base import ModelConfig, OptimizerConfig
+
+UNDECAYED = ("*word_embeddings.weight", "*layernorm.weight", "*layer_norm_weight", "*norm.weight", "*.bias")
+"""Parameter names without weight decay (norms, embeddings, biases; recipe section 3)."""
+
+
+class Trainable(NamedTuple):
+    """A model wrapped for gradient reduction, and its optimizer."""
+
+    model: Any
+    optimizer: Any
+
+
+def build_optimizer(module: Any, model: ModelConfig, config: OptimizerConfig, schedule: LrSchedule) -> Trainable:
+    """Wrap `module` in Megatron's DDP, summing gradients, and give it the distributed optimizer.
+
+    The distributed optimizer is used at one data-parallel rank too, so that its state can be loaded at any number.
+    """
+    from megatron.core.distributed import (
+        DistributedDataParallel,
+        DistributedDataParallelConfig,
+        finalize_model_grads,
+    )
+    from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+    from megatron.core.optimizer import ParamKey, get_megatron_optimizer
+
+    wrapped = DistributedDataParallel(
+        module.config,
+        DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True),
+        module,
+    )
+    names = UNDECAYED + (("*output_layer.weight",) if model.tied_embeddings else ())
+    built = get_megatron_optimizer(
+        MegatronOptimizerConfig(
+            optimizer="adam",
+            lr=schedule.peak,
+            min_lr=schedule.floor,
+            weight_decay=config.weight_decay,
+            adam_beta1=config.beta1,
+            adam_beta2=config.beta2,
+            adam_eps=config.epsilon,
+            clip_grad=config.clip_norm,
+            bf16=model.dtype == "bfloat16",
+            params_dtype=module.config.params_dtype,
+            use_distributed_optimizer=True,
+        ),
+        [wrapped],
+        config_overrides={ParamKey(name=names): {"wd_mult": 0.0}},  # type: ignore[arg-type,dict-item]
+    )
+    module.config.finalize_model_grads_func = finalize_model_grads
+    return Trainable(wrapped, built)

@@ -1,0 +1,137 @@
+"""Process groups and Megatron's parallel state, from `Runtime`.
+
+The order of ranks is Megatron's: tensor parallel fastest, then data parallel, then pipeline.
+"""
+
+import atexit
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from nanbeige_core.contract import Runtime
+from nanbeige_core.megatron import device
+from nanbeige_core.recipe.configs.base import ModelConfig
+
+
+class LayoutError(ValueError):
+    """Report a parallel layout that the model or the number of ranks does not allow."""
+
+
+def _divides(part: int, whole: int, what: str, knob: str) -> None:
+    if whole % part:
+        raise LayoutError(
+            f"runtime.{knob} is {part}, {what} is {whole}: {part} must divide {whole}. "
+            f"Choose a runtime.{knob} that divides it."
+        )
+
+
+def validate_layout(model: ModelConfig, runtime: Runtime, *, world_size: int) -> None:
+    """Raise LayoutError unless heads, widths and layers of `model` and the ranks divide by the layout."""
+    tp, pp = runtime.tensor_parallel, runtime.pipeline_parallel
+    _divides(tp * pp, world_size, "the number of ranks", "tensor_parallel * runtime.pipeline_parallel")
+    _divides(tp, model.query_heads, "model.query_heads", "tensor_parallel")
+    _divides(tp, model.kv_heads, "model.kv_heads", "tensor_parallel")
+    _divides(tp, model.ffn_size, "model.ffn_size", "tensor_parallel")
+    _divides(pp, model.layers, "model.layers", "pipeline_parallel")
+    if model.query_heads % model.kv_heads:
+        raise LayoutError(
+            f"model.query_heads {model.query_heads} is not a multiple of model.kv_heads {model.kv_heads}: "
+            "grouped-query attention shares each key/value head among equally many query heads."
+        )
+    if runtime.sequence_parallel and tp == 1:
+        raise LayoutError("runtime.sequence_parallel needs runtime.tensor_parallel > 1: it splits what tp replicates")
+
+
+def ensure_process_group() -> None:
+    """Make a process group of this one process when none exists."""
+    if dist.is_initialized():
+        return
+    directory = tempfile.mkdtemp(prefix="process-group-")
+    store = dist.FileStore(str(Path(directory) / "store"), 1)
+    dist.init_process_group(device.backend(), store=store, rank=0, world_size=1)
+    atexit.register(teardown)
+
+
+def initialize(runtime: Runtime, *, seed: int) -> None:
+    """Set Megatron's parallel state up for `runtime`; reuse it when the layout is the same.
+
+    Collective over all ranks. Raises LayoutError when a different layout is already set up in this process.
+    """
+    device.activate()
+    from megatron.core import parallel_state, tensor_parallel
+
+    torch.set_num_threads(runtime.threads)
+    ensure_process_group()
+    wanted = (runtime.tensor_parallel, runtime.pipeline_parallel)
+    if parallel_state.model_parallel_is_initialized():
+        found = (
+            parallel_state.get_tensor_model_parallel_world_size(),
+            parallel_state.get_pipeline_model_parallel_world_size(),
+        )
+        if found != wanted:
+            raise LayoutError(
+                f"this process is set up for (tensor, pipeline) parallel {found}, {wanted} was asked for: one process "
+                "has one layout. Call parallel.reset() after the last use of the first model."
+            )
+    else:
+        _divides(
+            wanted[0] * wanted[1], dist.get_world_size(), "the number of ranks", "tensor_parallel * pipeline_parallel"
+        )
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=wanted[0],
+            pipeline_model_parallel_size=wanted[1],
+        )
+    tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+
+
+def reset() -> None:
+    """Forget Megatron's parallel state, keeping the process group (to change the layout in one process)."""
+    from megatron.core import parallel_state
+
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+
+
+def teardown() -> None:
+    """Forget Megatron's parallel state and destroy the process group."""
+    if dist.is_initialized():
+        reset()
+        dist.destroy_process_group()
+
+
+def tensor_group() -> Any:
+    """Return the tensor-parallel process group of this rank."""
+    from megatron.core import parallel_state
+
+    return parallel_state.get_tensor_model_parallel_group()
+
+
+def data_group() -> Any:
+    """Return the data-parallel process group of this rank."""
+    from megatron.core import parallel_state
+
+    return parallel_state.get_data_parallel_group()
+
+
+def pipeline_group() -> Any:
+    """Return the pipeline-parallel process group of this rank."""
+    from megatron.core import parallel_state
+
+    return parallel_state.get_pipeline_model_parallel_group()
+
+
+def model_group() -> Any:
+    """Return the group of all ranks that together hold one copy of the model."""
+    from megatron.core import parallel_state
+
+    return parallel_state.get_model_parallel_group()
+
+
+def is_last_stage() -> bool:
+    """Tell whether this rank holds the output layer."""
+    from megatron.core import parallel_state
+
+    return parallel_state.is_pipeline_last_stage()

@@ -1,0 +1,266 @@
+"""The training loop's one step, over Megatron's model, DDP, distributed optimizer and pipeline schedules.
+
+Every stage that trains (pretraining, SFT, DPD, RL) uses this class; what differs is the batches and the loss.
+
+    global loss = sum over data-parallel ranks and micro-batches of what the loss function returns
+
+Nothing is averaged anywhere: the caller divides by global denominators it knows before the step, so a loss does not
+depend on how the batch was cut. Legend: B sequence, S position, V vocabulary, _tp = local shard.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nanbeige_core.contract import Runtime
+from nanbeige_core.megatron import convert, device, parallel, resume, weights
+from nanbeige_core.megatron.batch import Batch
+from nanbeige_core.megatron.model import build_model, forward_logits, initialize_weights
+from nanbeige_core.megatron.optimizer import build_optimizer
+from nanbeige_core.megatron.schedule import LrSchedule, attach_schedule
+from nanbeige_core.megatron.vocab_parallel import LossFn, mask_padding, vocab_parallel_log_probs
+from nanbeige_core.recipe.configs.base import ModelConfig, OptimizerConfig
+
+
+class StepStats(NamedTuple):
+    """What one optimizer step did; equal on every rank."""
+
+    loss: float
+    grad_norm: float
+    lr: float
+    metrics: dict[str, float]
+
+
+class Trainer:
+    """One model with its optimizer and schedule, in the parallel layout of a Runtime.
+
+    Every public method that touches weights is collective: all ranks must call it.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ModelConfig,
+        vocab_size: int,
+        optimizer: OptimizerConfig,
+        schedule: LrSchedule,
+        runtime: Runtime,
+        seed: int,
+    ) -> None:
+        parallel.initialize(runtime, seed=seed)
+        self.config, self.vocab_size, self.schedule, self.runtime, self.seed = model, vocab_size, schedule, runtime, seed
+        self.data_rank: int = dist.get_rank(parallel.data_group())
+        self.data_size: int = dist.get_world_size(parallel.data_group())
+        self.step = 0
+        self.samples = 0
+        module = build_model(model, vocab_size=vocab_size, runtime=runtime)
+        initialize_weights(module, model, seed=seed)
+        built = build_optimizer(module, model, optimizer, schedule)
+        self.model, self.optimizer = built.model, built.optimizer
+        self.scheduler = attach_schedule(self.optimizer, schedule, weight_decay=optimizer.weight_decay)
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        model: ModelConfig,
+        vocab_size: int,
+        optimizer: OptimizerConfig,
+        schedule: LrSchedule,
+        runtime: Runtime,
+        seed: int,
+        weights: Path | None = None,
+    ) -> Self:
+        """Build a trainer; `weights` is a Checkpoint's weights/ directory (weights only: optimizer and rate are new).
+
+        Without `weights` the model starts from `seed`, the same in every layout. Raises parallel.LayoutError when the
+        layout does not fit the model or the ranks.
+        """
+        trainer = cls(
+            model=model, vocab_size=vocab_size, optimizer=optimizer, schedule=schedule, runtime=runtime, seed=seed
+        )
+        if weights is not None:
+            trainer.load_weights(weights)
+        return trainer
+
+    def load_weights(self, directory: Path) -> None:
+        """Replace the weights, leaving optimizer moments and schedule as they are."""
+        weights.load_weights(self.model.module, directory)
+        self.optimizer.reload_model_params()
+
+    def train_step(self, micro_batches: Sequence[Batch], loss: LossFn) -> StepStats:
+        """Take one optimizer step on the summed loss of all micro-batches of all data-parallel ranks.
+
+        `micro_batches` are this data-parallel rank's own (the same number on each). Metrics are summed likewise and
+        must have the same names everywhere. Raises FloatingPointError, before any weight changes, when the loss or
+        the gradient norm is not finite.
+        """
+        self.model.train()
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        stored = self._run_schedule(micro_batches, self._loss_step(loss), forward_only=False)
+        local = sum(batch.tokens_BS.size(0) for batch in micro_batches)
+        totals = self._sum_everywhere(stored, samples=local)
+        samples, summed_loss = int(totals.pop("samples")), totals.pop("loss")
+        if not math.isfinite(summed_loss):
+            raise FloatingPointError(
+                f"loss is {summed_loss} at step {self.step + 1} (rate {self.rate:.3g}), a finite number was expected. "
+                "No weight was changed. Lower the peak learning rate or look at this step's batch."
+            )
+        self.scheduler.step(increment=samples if self.schedule.unit == "samples" else 1)
+        _, grad_norm, _ = self.optimizer.step()
+        self.step += 1
+        self.samples += samples
+        return StepStats(summed_loss, float(grad_norm), self.rate, totals)
+
+    @property
+    def rate(self) -> float:
+        """Return the learning rate as the optimizer's parameter groups hold it."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def evaluate(self, micro_batches: Sequence[Batch], loss: LossFn) -> dict[str, float]:
+        """Return the sums of `loss` and of the metrics over micro-batches and data-parallel ranks; no gradient.
+
+        Data-parallel ranks may hold different numbers of micro-batches, none included.
+        """
+        stored: list[dict[str, Tensor]] = []
+        if micro_batches:
+            stored = self._run_schedule(micro_batches, self._loss_step(loss), forward_only=True)
+        local: dict[str, float] = {}
+        for entry in stored:
+            for name, value in entry.items():
+                local[name] = local.get(name, 0.0) + float(value)
+        gathered: list[Any] = [None] * self.data_size
+        dist.all_gather_object(gathered, local, group=parallel.data_group())
+        totals: dict[str, float] = {}
+        for part in gathered:
+            for name, value in part.items():
+                totals[name] = totals.get(name, 0.0) + value
+        return self._from_last_stage(totals)
+
+    def log_probs(self, micro_batches: Sequence[Batch], *, temperature: float = 1.0) -> list[Tensor]:
+        """Return the fp32 log-probability of each label, [B, S] per micro-batch, on every model-parallel rank."""
+
+        def keep(logits_BSV_tp: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            scaled = logits_BSV_tp if temperature == 1.0 else logits_BSV_tp.float() / temperature
+            logp_BS = vocab_parallel_log_probs(scaled, batch.labels_BS, self.vocab_size)
+            return logp_BS.sum(), {"logp": logp_BS}
+
+        stored = self._run_schedule(micro_batches, self._loss_step(keep), forward_only=True)
+        if self.runtime.pipeline_parallel == 1:
+            return [entry["logp"] for entry in stored]
+        last = dist.get_global_rank(parallel.pipeline_group(), self.runtime.pipeline_parallel - 1)
+        received: list[Tensor] = []
+        for number, batch in enumerate(micro_batches):
+            ours = parallel.is_last_stage()
+            logp_BS = (
+                stored[number]["logp"].contiguous()
+                if ours
+                else torch.empty(batch.tokens_BS.shape, device=device.device())
+            )
+            dist.broadcast(logp_BS, src=last, group=parallel.pipeline_group())
+            received.append(logp_BS)
+        return received
+
+    def hf_state_dict(self) -> dict[str, Tensor]:
+        """Return the full weights under Hugging Face Llama names, vocabulary unpadded, on every rank.
+
+        Collective over the model-parallel group. Tensors may share memory with the live weights at one rank: copy
+        before the next step if they are kept.
+        """
+        full = weights.gather_weights(self.model.module)
+        return convert.megatron_to_hf(full, self.config, vocab_size=self.vocab_size)
+
+    def save(
+        self,
+        directory: Path,
+        *,
+        tokenizer_fingerprint: str,
+        stage: str,
+        tokens: int = 0,
+        history: Sequence[dict[str, Any]] = (),
+        extra: dict[str, Any] | None = None,
+        with_optimizer: bool = False,
+    ) -> None:
+        """Write a Checkpoint artifact's files: weights/, model.json, state.json (and optimizer/ when asked)."""
+        resume.save_checkpoint(
+            self,
+            directory,
+            tokenizer_fingerprint=tokenizer_fingerprint,
+            state={"stage": stage, "tokens": tokens, "history": list(history), **(extra or {})},
+            with_optimizer=with_optimizer,
+        )
+
+    def save_resume(self, directory: Path, extra: dict[str, Any]) -> None:
+        """Write a complete resume point: weights, optimizer, schedule, random state, step and JSON-able `extra`.
+
+        Atomic: an interrupted write is ignored by `load_resume`. The two newest complete points are kept.
+        """
+        resume.save_resume(self, directory, extra)
+
+    def load_resume(self, directory: Path) -> dict[str, Any] | None:
+        """Restore the newest complete resume point and return its `extra`; None when there is none."""
+        return resume.load_resume(self, directory)
+
+    def _loss_step(self, loss: LossFn) -> Callable[[Iterator[Batch], Any], Any]:
+        def step(batches: Iterator[Batch], model: Any) -> Any:
+            batch = next(batches).to(device.device())
+            output = forward_logits(model, batch)
+
+            def score(logits_BSV_tp: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+                value, metrics = loss(mask_padding(logits_BSV_tp, self.vocab_size), batch)
+                kept = {name: metric.detach() for name, metric in metrics.items()}
+                # zero tokens: Megatron would otherwise divide by their number what the caller has divided already
+                nothing = torch.zeros((), dtype=torch.int, device=value.device)
+                return value, nothing, {"loss": value.detach(), **kept}
+
+            return output, score
+
+        return step
+
+    def _run_schedule(
+        self, micro_batches: Sequence[Batch], step: Callable[..., Any], *, forward_only: bool
+    ) -> list[dict[str, Tensor]]:
+        from megatron.core.pipeline_parallel import get_forward_backward_func
+
+        if not micro_batches:
+            raise ValueError("no micro-batches: every data-parallel rank needs at least one in a step")
+        if forward_only:
+            self.model.eval()
+        rows, width = micro_batches[0].tokens_BS.shape
+        with torch.set_grad_enabled(not forward_only):
+            return get_forward_backward_func()(
+                forward_step_func=step,
+                data_iterator=iter(micro_batches),
+                model=[self.model],
+                num_microbatches=len(micro_batches),
+                seq_length=width,
+                micro_batch_size=rows,
+                forward_only=forward_only,
+            )
+
+    def _sum_everywhere(self, stored: list[dict[str, Tensor]], *, samples: int) -> dict[str, float]:
+        """Sum over micro-batches and data-parallel ranks; one all-reduce, and one broadcast along the pipeline."""
+        totals: dict[str, float] = {}
+        if parallel.is_last_stage():
+            names = sorted(stored[0])
+            rows = [torch.stack([entry[name].detach().double() for name in names]) for entry in stored]
+            counted = torch.tensor([float(samples)], dtype=torch.float64, device=device.device())
+            vector = torch.cat([counted, torch.stack(rows).sum(0)])
+            if self.data_size > 1:
+                dist.all_reduce(vector, group=parallel.data_group())
+            totals = dict(zip(["samples", *names], vector.tolist(), strict=True))
+        return self._from_last_stage(totals)
+
+    def _from_last_stage(self, totals: dict[str, float]) -> dict[str, float]:
+        if self.runtime.pipeline_parallel == 1:
+            return totals
+        last = dist.get_global_rank(parallel.pipeline_group(), self.runtime.pipeline_parallel - 1)
+        box: list[Any] = [totals]
+        dist.broadcast_object_list(box, src=last, group=parallel.pipeline_group())
+        return box[0]

@@ -1,0 +1,138 @@
+"""Synthesise code problems backwards: a solution, then tests by running it, then the statement.
+
+A program is accepted when its reference passes all its tests in the sandbox, in a fresh interpreter that had no part
+in producing the expected values, and when every trivial stub fails at least one public and one private test.
+"""
+
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any, NamedTuple
+
+from nanbeige_core.problems.problem import Language, Problem
+from nanbeige_core.problems.program_templates import ASK, PARAMETER, REASON, TEMPLATES, InputKind, ProgramTemplate
+from nanbeige_core.verify.sandbox import Program, Sandbox
+from nanbeige_core.verify.typed_data import same_value
+
+WORDS = "apple bridge candle dragon engine forest garden harbor island jungle kitten lemon".split()
+STUBS: tuple[Any, ...] = (None, 0, 1, -1, True, False, [], "")
+LEVEL_WEIGHT = {1: 3, 2: 2, 3: 1}
+
+
+class Draft(NamedTuple):
+    """A solution with its inputs, before its expected values are known."""
+
+    template: ProgramTemplate
+    k: int
+    m: int
+    source: str
+    inputs: list[list[Any]]
+
+    @property
+    def group(self) -> str:
+        """Name the program independently of its statement."""
+        return f"program:{self.template.name}:{self.k},{self.m}"
+
+
+def draw_argument(kind: InputKind, k: int, m: int, random: Random) -> list[Any]:
+    """Draw the arguments of one test; numbers lie around the constants so that limits are crossed."""
+    if kind == "int":
+        return [random.choice([random.randint(-20, 99), k, k + 1, m - 1, k * random.randint(1, 9)])]
+    if kind == "pair":
+        return [random.randint(-20, 50), random.randint(-20, 50)]
+    if kind == "text":
+        return [random.choice(WORDS)[: random.randint(2, 8)]]
+    low, high = min(0, k - 8), max(9, k + 8, m + 8)
+    values = [random.randint(low, high) for _ in range(random.randint(4, 7))]
+    values[random.randrange(len(values))] = random.choice([k, k + 1, 2 * k])
+    return [values]
+
+
+def write_source(template: ProgramTemplate, k: int, m: int) -> str:
+    """Write the solution of a template with its constants."""
+    return f"def f({PARAMETER[template.takes]}):\n    return {template.body.format(k=k, m=m)}"
+
+
+def draw_draft(template: ProgramTemplate, random: Random, tests: int) -> Draft:
+    """Draw constants and distinct inputs for one solution."""
+    k, m = random.randint(*template.k), random.randint(*template.m)
+    inputs: list[list[Any]] = []
+    for _ in range(20 * tests):
+        candidate = draw_argument(template.takes, k, m, random)
+        if candidate not in inputs:
+            inputs.append(candidate)
+        if len(inputs) == tests:
+            break
+    return Draft(template, k, m, write_source(template, k, m), inputs)
+
+
+def draw_drafts(random: Random, wanted: int, tests: int) -> list[Draft]:
+    """Draw different solutions, easier levels more often; fewer than wanted when the templates run out."""
+    drafts: dict[str, Draft] = {}
+    weights = [LEVEL_WEIGHT[template.level] * 10 for template in TEMPLATES]
+    for _ in range(8 * wanted):
+        if len(drafts) >= wanted:
+            break
+        draft = draw_draft(random.choices(TEMPLATES, weights)[0], random, tests)
+        drafts.setdefault(draft.group, draft)
+    return list(drafts.values())
+
+
+def fails_on_stubs(tests: Sequence[tuple[list[Any], Any]]) -> bool:
+    """Say whether returning a constant, or the first argument, fails at least one of the tests."""
+    constant = any(all(same_value(stub, expected) for _, expected in tests) for stub in STUBS)
+    echo = all(same_value(arguments[0], expected) for arguments, expected in tests)
+    repeats = len(tests) > 1 and all(same_value(tests[0][1], expected) for _, expected in tests)
+    return not (constant or echo or repeats)
+
+
+def state(draft: Draft, ask: int, language: Language) -> tuple[str, str]:
+    """Write the statement and the reasoning of a program."""
+    template = draft.template
+    what = template.statement[language].format(k=draft.k, m=draft.m)
+    prompt = ASK[language][ask].format(p=PARAMETER[template.takes], s=what)
+    body = template.body.format(k=draft.k, m=draft.m)
+    return prompt, REASON[language].format(s=what, b=body)
+
+
+def to_problems(draft: Draft, tests: list[tuple[list[Any], Any]], public: int) -> Iterator[Problem]:
+    """Yield every wording of one accepted program."""
+    spec = {"entry": "f", "public": tests[:public], "private": tests[public:]}
+    languages: tuple[Language, ...] = ("en", "zh")
+    for language in languages:
+        for ask in range(len(ASK[language])):
+            prompt, reasoning = state(draft, ask, language)
+            yield Problem(
+                domain="code",
+                language=language,
+                prompt=prompt,
+                reasoning=reasoning,
+                answer=f"```python\n{draft.source}\n```",
+                verifier="code",
+                source=f"program/{draft.template.name}/level{draft.template.level}",
+                group=draft.group,
+                spec=spec,
+            )
+
+
+def synthesise(
+    sandbox: Sandbox, *, seed: int, wanted: int, tests: int, public: int, fuel_per_test: int
+) -> tuple[list[Problem], dict[str, int]]:
+    """Make `wanted` programs; return all their wordings and the counts of drafts by what became of them."""
+    drafts = draw_drafts(Random(f"{seed}/programs"), wanted, tests)
+    first = sandbox.run([Program(d.source, "f", d.inputs, fuel_per_test) for d in drafts])
+    second = sandbox.run([Program(d.source, "f", d.inputs, fuel_per_test) for d in drafts])
+    counts = {"programs_drafted": len(drafts), "programs_failed": 0, "programs_unstable": 0, "programs_trivial": 0}
+    problems: list[Problem] = []
+    for draft, one, two in zip(drafts, first, second, strict=True):
+        if one.cause != "completed" or two.cause != "completed":
+            counts["programs_failed"] += 1
+            continue
+        if not all(same_value(a, b) for a, b in zip(one.values, two.values, strict=True)):
+            counts["programs_unstable"] += 1
+            continue
+        table = list(zip(draft.inputs, one.values, strict=True))
+        if not (fails_on_stubs(table) and fails_on_stubs(table[public:])):
+            counts["programs_trivial"] += 1
+            continue
+        problems.extend(to_problems(draft, table, public))
+    return problems, counts

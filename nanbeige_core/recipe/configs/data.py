@@ -1,0 +1,151 @@
+"""Identity configs of the data stages: ingest, quality tagging, retrieval and dedup, tokenizer, mixture."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from nanbeige_core.recipe.configs.base import IdentityConfig
+
+Category = Literal["web", "book", "paper", "code", "math", "synthetic_qa", "long_cot"]
+Language = Literal["en", "zh", "code", "other"]
+
+
+class PackagedSource(IdentityConfig):
+    """A source that ships inside a package; its name is looked up in `nanbeige_core.data.sources`."""
+
+    type: Literal["packaged"] = "packaged"
+    name: str = Field(min_length=1, description="Name in the source registry. ours")
+    documents: int = Field(2000, ge=1, description="Most documents taken from it, after cutting. ours")
+    characters: int = Field(2_000_000, ge=1, description="Most characters taken from it. ours")
+
+
+class PathSource(IdentityConfig):
+    """A user's own table: JSONL (also .gz), Parquet, or a folder written by `datasets.save_to_disk`."""
+
+    type: Literal["path"] = "path"
+    path: str = Field(min_length=1, description="File, directory, or glob of .jsonl[.gz] / .parquet. ours")
+    category: Category = Field(description="What kind of text it holds. ours")
+    name: str = Field("", description="Source name in reports; empty means the file name. ours")
+    text_field: str = Field("text", min_length=1, description="Column that holds the text. ours")
+    language: Language | None = Field(None, description="None detects it for each document. ours")
+    licence: str = Field("unknown", description="Recorded with every document. ours")
+    documents: int | None = Field(None, ge=1, description="Most documents taken; None takes all. ours")
+    characters: int | None = Field(None, ge=1, description="Most characters taken; None takes all. ours")
+
+
+Source = Annotated[PackagedSource | PathSource, Field(discriminator="type")]
+
+
+def default_sources() -> tuple[PackagedSource | PathSource, ...]:
+    """Return every packaged source with its default budget."""
+    sizes = {
+        "libreoffice-help-zh": 1100,
+        "libreoffice-help-en": 900,
+        "manpages-zh": 700,
+        "debian-reference-zh": 250,
+        "debian-reference-en": 250,
+        "fortunes-zh": 800,
+        "stdlib-code": 1300,
+        "codeio-programs": 1300,
+        "docstrings-scientific": 600,
+        "docstrings-math": 350,
+        "package-readmes": 350,
+    }
+    return tuple(
+        PackagedSource(name=name, documents=count, characters=count * 1400) for name, count in sizes.items()
+    )
+
+
+class IngestConfig(IdentityConfig):
+    """Which documents enter the pool (report section 2: web, books, papers, code)."""
+
+    sources: tuple[Source, ...] = Field(default_factory=default_sources, min_length=1, description="ours")
+    document_characters: int = Field(
+        2000, ge=200, description="Longer texts are cut at paragraph borders into documents this long. ours"
+    )
+    minimum_characters: int = Field(60, ge=1, description="Shorter documents are dropped as empty. ours")
+    gigantic_characters: int = Field(
+        5_000_000, ge=1000, description="A single text longer than this is dropped, not cut. ours"
+    )
+    when_unavailable: Literal["skip", "error"] = Field(
+        "skip", description="A packaged source this machine cannot get is reported and skipped, or fails. ours"
+    )
+    seed: int = Field(11, ge=0, description="Which documents a budget keeps. ours")
+
+
+class QualityTaggingConfig(IdentityConfig):
+    """Twenty 0-9 labels a document: annotators on a sample, distilled into one student (report section 2)."""
+
+    annotated_documents: int = Field(1500, ge=50, description="Documents the annotators label. ours")
+    corrupted_share: float = Field(
+        0.4, gt=0, lt=1, description="Share of them that is corrupted with a known severity. ours"
+    )
+    held_out_share: float = Field(0.2, gt=0, lt=0.9, description="Share never seen by the student. ours")
+    hash_buckets: int = Field(16384, ge=256, description="Hashed n-gram features of the student. ours")
+    feature_characters: int = Field(1200, ge=100, description="Prefix the student reads, in characters. ours")
+    ridge: float = Field(3.0, gt=0, description="L2 penalty of the student. ours")
+    aggregate: Literal["mean", "ridge"] = Field(
+        "ridge", description="tag_score: plain mean of the content labels, or ridge to the clean score. ours"
+    )
+    gates: dict[str, int] = Field(
+        default_factory=lambda: {
+            "readability": 1,
+            "markup_noise": 1,
+            "boilerplate": 1,
+            "truncation": 1,
+            "repetition": 1,
+            "language_purity": 1,
+        },
+        description="Format labels below these values gate the document. ours",
+    )
+    seed: int = Field(12, ge=0, description="ours")
+
+
+class RetrievalDedupConfig(IdentityConfig):
+    """Exact and near-duplicate removal, decontamination, seed retrieval, two tiers (report section 2)."""
+
+    bands: int = Field(14, ge=1, description="LSH bands. ours")
+    rows_per_band: int = Field(8, ge=1, description="Minhash values a band. ours")
+    shingle_words: int = Field(5, ge=1, description="Words a shingle, segmented scripts. ours")
+    shingle_characters: int = Field(8, ge=2, description="Characters a shingle, unsegmented scripts. ours")
+    jaccard: float = Field(0.8, gt=0, le=1, description="Verified similarity that removes. ours")
+    contamination_ngram: int = Field(13, ge=4, description="Words shared with an evaluation item. ours")
+    seeds_per_category: int = Field(12, ge=1, description="Curated seeds that query the pool. ours")
+    retrieved_per_seed: int = Field(100, ge=1, description="Depth of each ranking. ours")
+    fusion_k: float = Field(60.0, gt=0, description="Reciprocal rank fusion constant. ours")
+    vector_size: int = Field(64, ge=2, description="LSA dimensions of the dense retriever. ours")
+    tag_weight: float = Field(0.7, ge=0, le=1, description="Of the tag score; the rest is similarity. ours")
+    hq_token_share: float = Field(0.52, gt=0, lt=1, description="6.5 T of the 12.5 T pool. paper")
+    seed: int = Field(13, ge=0, description="Minhash permutation and LSA. ours")
+
+
+class TokenizerConfig(IdentityConfig):
+    """SentencePiece-style BPE with byte fallback (tokenizer files)."""
+
+    vocab_size: int = Field(166_107, ge=512, description="Ids with special tokens; padded to 166144. card")
+    training_characters: int = Field(4_000_000_000, ge=1000, description="Text the merges are learned from. ours")
+    chinese_weight: float = Field(2.0, gt=0, description="Chinese documents are drawn this often. ours")
+    problem_share: float = Field(0.25, ge=0, lt=1, description="Share of that text from problem sets. ours")
+    alphabet_share: float = Field(0.3, gt=0, lt=1, description="Ids spent on single characters. ours")
+    min_frequency: int = Field(2, ge=1, description="Pairs rarer than this are not merged. ours")
+    seed: int = Field(14, ge=0, description="ours")
+
+
+class MixtureConfig(IdentityConfig):
+    """Tier and category sets with the weights of the four FG-WSD phases (report section 3)."""
+
+    synthetic_share: float = Field(0.15, ge=0, lt=1, description="Synthetic share of phase tokens. paper")
+    decay_factor: float = Field(2.0, ge=1, description="Extra weight of the decay categories. ours")
+    decay_categories: tuple[Category, ...] = Field(
+        ("math", "code", "synthetic_qa", "long_cot"), description="Emphasised while the rate decays. card"
+    )
+    validation_share: float = Field(0.03, gt=0, lt=0.5, description="Held-out share of each set. ours")
+    documents_per_chunk: int = Field(2000, ge=1, description="Documents committed together. ours")
+    seed: int = Field(15, ge=0, description="Which documents are held out, and their order. ours")
+
+    @model_validator(mode="after")
+    def validate_decay_categories(self) -> "MixtureConfig":
+        """Refuse an empty emphasis that a factor above one would silently ignore."""
+        if self.decay_factor > 1 and not self.decay_categories:
+            raise ValueError("decay_factor above 1 needs decay_categories; name some or set the factor to 1.")
+        return self

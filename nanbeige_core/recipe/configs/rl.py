@@ -1,0 +1,145 @@
+"""Identity configs of the reinforcement learning stages (report: STEM, then coding, then human preference)."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from nanbeige_core.recipe.configs.base import IdentityConfig, OptimizerConfig, SamplingConfig
+
+Domain = Literal["stem", "coding", "preference"]
+RewardScheme = Literal["pivot", "reference", "circular", "all_pairs"]
+
+
+def _refuse_truncated_sampling(sampling: SamplingConfig, stage: str) -> None:
+    if sampling.top_p != 1 or sampling.top_k != 0 or sampling.temperature == 0:
+        raise ValueError(
+            f"{stage}.sampling has temperature {sampling.temperature}, top_p {sampling.top_p}, top_k {sampling.top_k}; "
+            "expected temperature above 0, top_p 1 and top_k 0: a truncated sampler draws from another distribution "
+            "than the one the trainer differentiates. Set top_p: 1 and top_k: 0."
+        )
+
+
+class PassRatesConfig(IdentityConfig):
+    """Sample a policy several times per problem (report section 3.3: 16 times, before each RL stage)."""
+
+    domain: Domain = Field("stem", description="Which RL stage the rates are for. paper")
+    samples: int = Field(16, ge=2, description="Responses per problem. paper")
+    sampling: SamplingConfig = Field(
+        SamplingConfig(max_new_tokens=32768), description="As in the RL stage that follows. ours"
+    )
+    limit: int | None = Field(None, ge=1, description="At most this many problems; none = all. ours")
+    chunk_prompts: int = Field(256, ge=1, description="Problems drawn and committed together. ours")
+    split: str = Field("rl", description="PromptSet split to measure. ours")
+    seed: int = Field(1, ge=0, description="Of the sampler. ours")
+
+    @model_validator(mode="after")
+    def validate_sampling(self) -> Self:
+        """Require the full distribution, the one RL samples from."""
+        _refuse_truncated_sampling(self.sampling, "pass_rates")
+        return self
+
+
+class OnPolicyFilterConfig(IdentityConfig):
+    """Keep problems that are neither hopeless nor solved (report section 3.3: between 10 % and 90 %)."""
+
+    domain: Domain = Field("stem", description="Which RL stage the problems are for. paper")
+    low: float = Field(0.10, ge=0, le=1, description="Lower bound of the kept pass rates. paper")
+    high: float = Field(0.90, ge=0, le=1, description="Upper bound of the kept pass rates. paper")
+    strict: bool = Field(True, description="Bounds themselves are dropped. paper")
+    minimum: int = Field(1, ge=1, description="Stop when fewer problems stay. ours")
+
+    @model_validator(mode="after")
+    def validate_band(self) -> Self:
+        """Refuse an empty band."""
+        if self.low >= self.high:
+            raise ValueError(f"on_policy_filter.low {self.low} is not below high {self.high}: nothing could be kept.")
+        return self
+
+
+class PolicyLossConfig(IdentityConfig):
+    """GRPO with DAPO's token mean; what each value means is in `rl.losses` and `rl.advantages`."""
+
+    clip_low: float = Field(0.2, gt=0, lt=1, description="Inert with one update per rollout. ours (DAPO)")
+    clip_high: float = Field(0.28, gt=0, description="Inert with one update per rollout. ours (DAPO)")
+    dual_clip: float | None = Field(None, gt=1, description="Bound of the loss at negative advantage. ours: off")
+    importance_cap: float | None = Field(2.0, gt=0, description="Truncated importance sampling; none = off. ours")
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = Field(
+        "token_mean", description="Mean over all tokens of the batch. ours (DAPO)"
+    )
+    baseline: Literal["group_mean", "leave_one_out"] = Field("group_mean", description="GRPO's. ours")
+    scale: Literal["standard_deviation", "none"] = Field("standard_deviation", description="GRPO's. ours")
+    epsilon: float = Field(1e-6, gt=0, description="Added to the standard deviation. ours")
+    mask_truncated: bool = Field(True, description="Truncated responses give no gradient. paper")
+
+
+class HeldOutConfig(IdentityConfig):
+    """How the gain of an RL stage is measured on problems it never trains on."""
+
+    limit: int | None = Field(None, ge=1, description="At most this many held-out problems. ours")
+    samples: int = Field(4, ge=1, description="Responses per problem, before and after. ours")
+    temperature: float = Field(1.0, ge=0, description="As in training. ours")
+
+
+class RlConfig(IdentityConfig):
+    """On-policy GRPO without a KL penalty (report section 3.3)."""
+
+    domain: Domain = Field("stem", description="One domain a stage. paper")
+    steps: int = Field(200, ge=1, description="Optimizer steps. ours")
+    prompts_per_step: int = Field(128, ge=1, description="Groups per rollout. ours")
+    group_size: int = Field(16, ge=2, description="Responses per prompt. ours")
+    updates_per_rollout: int = Field(1, ge=1, description="1 = strictly on-policy. paper")
+    learning_rate: float = Field(1e-6, gt=0, description="Constant after warmup. ours")
+    warmup_steps: int = Field(0, ge=0, description="Linear rise of the learning rate. ours")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(weight_decay=0.0), description="AdamW. ours")
+    loss: PolicyLossConfig = Field(PolicyLossConfig(), description="The policy loss. ours")
+    sampling: SamplingConfig = Field(
+        SamplingConfig(max_new_tokens=32768), description="Temperature 1, nothing truncated. ours"
+    )
+    reward: RewardScheme = Field("pivot", description="Pairwise verdicts to rewards (preference only). ours")
+    heldout: HeldOutConfig = Field(HeldOutConfig(), description="Measurement before and after. ours")
+    probe_tolerance: float = Field(2e-3, gt=0, description="nat; engine against trainer after each sync. ours")
+    seed: int = Field(1, ge=0, description="Of prompt order and sampler. ours")
+
+    @model_validator(mode="after")
+    def validate_sampling(self) -> Self:
+        """Require the full distribution: the ratio of the loss assumes it."""
+        _refuse_truncated_sampling(self.sampling, "rl")
+        return self
+
+    @model_validator(mode="after")
+    def validate_updates(self) -> Self:
+        """Require rollouts that can be cut into that many updates."""
+        if self.prompts_per_step % self.updates_per_rollout:
+            raise ValueError(
+                f"rl.prompts_per_step {self.prompts_per_step} is not a multiple of updates_per_rollout "
+                f"{self.updates_per_rollout}: each update takes whole groups."
+            )
+        return self
+
+
+class RewardModelConfig(IdentityConfig):
+    """A pairwise judge that answers in one token (report section 3.3)."""
+
+    steps: int = Field(1000, ge=1, description="Optimizer steps. ours")
+    pairs_per_step: int = Field(64, ge=1, description="Pairs per step, each shown in both orders. ours")
+    learning_rate: float = Field(2e-6, gt=0, description="Peak, linear to zero. ours")
+    warmup_steps: int = Field(20, ge=0, description="Linear rise of the learning rate. ours")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW. ours")
+    prompts: int | None = Field(None, ge=2, description="At most this many prompts; none = all. ours")
+    policy_samples: int = Field(4, ge=0, description="Rejected answers drawn from the policy per prompt. ours")
+    corruptions: int = Field(3, ge=0, description="Rejected answers made by corruption per prompt. ours")
+    ties: float = Field(0.05, ge=0, lt=1, description="Share of pairs with the same answer twice, label 0.5. ours")
+    validation_share: float = Field(0.1, gt=0, lt=0.5, description="Share of prompts kept for validation. ours")
+    sampling: SamplingConfig = Field(
+        SamplingConfig(max_new_tokens=4096), description="How rejected answers are drawn. ours"
+    )
+    seed: int = Field(1, ge=0, description="Of pairs and order. ours")
+
+    @model_validator(mode="after")
+    def validate_rejected(self) -> Self:
+        """Require something to reject."""
+        if self.policy_samples + self.corruptions == 0:
+            raise ValueError(
+                "reward_model.policy_samples and corruptions are both 0: no rejected answers would exist. Raise one."
+            )
+        return self

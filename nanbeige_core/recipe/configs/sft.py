@@ -1,0 +1,97 @@
+"""Identity configs of cold-start SFT, overall SFT, and the refinement that builds overall SFT's data."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from nanbeige_core.recipe.configs.base import IdentityConfig, OptimizerConfig, SamplingConfig
+
+
+class HeldoutConfig(IdentityConfig):
+    """How a stage measures itself on problems it never trained on."""
+
+    problems: int = Field(500, ge=0, description="Held-out problems, spread over the domains; 0 skips. ours")
+    split: Literal["heldout", "eval"] = Field("heldout", description="Split the problems come from. ours")
+    samples: int = Field(1, ge=1, description="Responses per problem. ours")
+    sampling: SamplingConfig = Field(
+        SamplingConfig(temperature=0.6, top_p=0.95, top_k=0, max_new_tokens=16384),
+        description="How they are drawn; the report evaluates at 0.6 and 0.95. paper",
+    )
+    seed: int = Field(0, ge=0, description="Choice of problems and random numbers of the samples. ours")
+
+
+class SftConfig(IdentityConfig):
+    """Supervised fine-tuning, for the cold start and for overall SFT (report sections on SFT)."""
+
+    sequence_length: int = Field(32768, ge=16, description="Window in tokens. paper: 32K cold, 64K overall")
+    epochs: int = Field(2, ge=1, description="Passes over the samples. ours")
+    global_batch_size: int = Field(128, ge=1, description="Packed sequences per optimiser step. ours")
+    learning_rate: float = Field(5e-5, gt=0, description="Peak. ours")
+    final_learning_rate: float = Field(5e-6, ge=0, description="At the last step. ours")
+    warmup_fraction: float = Field(0.03, ge=0, lt=1, description="Share of the steps. ours")
+    optimizer: OptimizerConfig = Field(OptimizerConfig.model_validate({}), description="AdamW. ours")
+    overflow: Literal["drop", "truncate", "refuse"] = Field(
+        "drop", description="What happens to a sample longer than the window; counted. ours"
+    )
+    seed: int = Field(0, ge=0, description="Order of the samples. ours")
+    heldout: HeldoutConfig = Field(HeldoutConfig.model_validate({}), description="Measurement before and after. ours")
+    shown_samples: int = Field(3, ge=0, description="Samples whose supervised text is kept in the report. ours")
+
+
+class RefinementMixture(IdentityConfig):
+    """Sample shares of overall SFT (report, overall SFT)."""
+
+    math: float = Field(0.4, ge=0, le=1, description="Mathematics and subject reasoning. paper")
+    general: float = Field(0.3, ge=0, le=1, description="General question answering and writing. paper")
+    agent: float = Field(0.2, ge=0, le=1, description="Tools and planning. paper")
+    code: float = Field(0.1, ge=0, le=1, description="Programs. paper")
+
+    @model_validator(mode="after")
+    def validate_total(self) -> Self:
+        """Refuse shares that do not sum to one."""
+        total = self.math + self.general + self.agent + self.code
+        if abs(total - 1) > 1e-6:
+            raise ValueError(
+                f"math + general + agent + code is {total}, expected 1: the shares divide one data set. "
+                "Correct the mixture in pipelines.yaml."
+            )
+        return self
+
+    def shares(self) -> dict[str, float]:
+        """Return each group's share of the samples."""
+        return {"math": self.math, "general": self.general, "agent": self.agent, "code": self.code}
+
+
+class RefinementConfig(IdentityConfig):
+    """Deliberative refinement and CoT reconstruction (report, overall SFT)."""
+
+    prompts: int = Field(1_000_000, ge=1, description="Instructions refined, by the mixture's shares. ours")
+    mixture: RefinementMixture = Field(RefinementMixture.model_validate({}), description="Sample shares. paper")
+    max_repeats: int = Field(
+        1, ge=1, description="How often a sample of a scarce group may appear in the mixture. ours"
+    )
+    teacher_candidates: int = Field(2, ge=1, description="Drafts of the teacher per round. ours")
+    student_candidates: int = Field(1, ge=0, description="Drafts of the current model in round one. ours")
+    max_rounds: int = Field(3, ge=1, description="Rounds of judging and revising. ours")
+    accept_score: float = Field(8.0, ge=0, le=10, description="Median score that ends the loop. ours")
+    keep_score: float = Field(
+        6.0, ge=0, le=10, description="Least median score of a sample that enters the data set. ours"
+    )
+    minimum_gain: float = Field(
+        0.0, ge=0, description="A round that improves the best score by no more ends the loop. ours"
+    )
+    reviser: Literal["resample", "conditioned"] = Field(
+        "conditioned",
+        description="conditioned: the teacher reads draft and critique; resample: the critique only steers "
+        "temperature and kept prefix, for models too small to read a critique. ours",
+    )
+    reconstructions: int = Field(4, ge=1, description="Chains of thought drawn per refined answer. ours")
+    reference_candidates: bool = Field(True, description="General and agent references may enter as candidates. ours")
+    longest_words: int = Field(8000, ge=1, description="Length limit of the checklist, in words. ours")
+    sampling: SamplingConfig = Field(
+        SamplingConfig(temperature=0.8, top_p=0.95, top_k=0, max_new_tokens=16384),
+        description="How candidates are drawn. ours",
+    )
+    chunk_prompts: int = Field(512, ge=1, description="Instructions per committed chunk. ours")
+    validation_fraction: float = Field(0.05, gt=0, lt=1, description="Share set aside, by prompt. ours")
+    seed: int = Field(0, ge=0, description="Choice of prompts and random numbers of the samples. ours")

@@ -1,0 +1,220 @@
+"""Load `pipelines.yaml`: OmegaConf merges and interpolates, pydantic validates, the graph is checked.
+
+Everything that can be known to be wrong before a stage runs is raised here, naming the place in the file.
+"""
+
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from nanbeige_core.contract import Runtime
+from nanbeige_core.errors import RecipeError, nearest
+from nanbeige_core.recipe.configs.base import IdentityConfig
+from nanbeige_core.recipe.overrides import apply_overrides
+from nanbeige_core.recipe.schema import ProfileEntry, RecipeFile, StageEntry
+from nanbeige_core.stages import STAGES, StageSpec
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a loaded recipe, typed and checked."""
+
+    name: str
+    spec: StageSpec
+    inputs: dict[str, str]
+    config: IdentityConfig
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe under one profile: stages in topological order."""
+
+    file: RecipeFile
+    path: Path
+    profile: str
+    overrides: tuple[str, ...]
+    stages: dict[str, Stage]
+
+    @property
+    def cores(self) -> int:
+        """Return how many ranks times threads may run at once."""
+        return self.file.profiles[self.profile].cores
+
+    def ancestors(self, name: str) -> set[str]:
+        """Return every stage that `name` depends on, directly or not."""
+        found: set[str] = set()
+        pending = list(self.stage(name).inputs.values())
+        while pending:
+            current = pending.pop()
+            if current not in found:
+                found.add(current)
+                pending.extend(self.stages[current].inputs.values())
+        return found
+
+    def descendants(self, name: str) -> set[str]:
+        """Return every stage that depends on `name`, directly or not."""
+        self.stage(name)
+        return {other for other in self.stages if name in self.ancestors(other)}
+
+    def stage(self, name: str) -> Stage:
+        """Return a stage by name; raise RecipeError with the nearest known name otherwise."""
+        if name not in self.stages:
+            raise RecipeError(f"the recipe has no stage {name!r}; {nearest(name, self.stages)}")
+        return self.stages[name]
+
+
+def load_recipe(path: Path, *, profile: str, overrides: list[str] | None = None) -> Recipe:
+    """Load a recipe file under a profile with overrides.
+
+    Raises RecipeError with file and place for unreadable YAML, unknown keys, out-of-range values, unknown stages or
+    profiles, inputs of the wrong type, and cycles.
+    """
+    overrides = overrides or []
+    tree = _read(path)
+    recipe_file = _validated(RecipeFile, OmegaConf.to_container(tree, resolve=False), str(path))
+    if profile not in recipe_file.profiles:
+        raise RecipeError(f"{path} has no profile {profile!r}; {nearest(profile, recipe_file.profiles)}")
+    merged = _merge(tree, profile, path)
+    apply_overrides(merged, overrides)
+    resolved = _resolve(merged, path)
+    stages = {name: _stage(str(name), values, resolved["runtime"], path) for name, values in resolved["stages"].items()}
+    ordered = _ordered(stages, path)
+    return Recipe(recipe_file, path, profile, tuple(overrides), {name: stages[name] for name in ordered})
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        tree = OmegaConf.load(path)
+    except FileNotFoundError as error:
+        raise RecipeError(f"no recipe file at {path}; pass --file or run in the project's folder") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(tree, DictConfig):
+        raise RecipeError(f"{path} holds a list; a recipe is a mapping with the keys recipe, stages and profiles")
+    return tree
+
+
+def _merge(tree: DictConfig, profile: str, path: Path) -> DictConfig:
+    chosen = tree.profiles[profile]
+    for name in chosen.get("stages") or {}:
+        if name not in tree.stages:
+            raise RecipeError(
+                f"{path}: profiles.{profile}.stages.{name} overrides a stage the recipe lacks; "
+                f"{nearest(str(name), map(str, tree.stages))}"
+            )
+    base = OmegaConf.create(
+        {"shared": tree.get("shared") or {}, "runtime": tree.get("runtime") or {}, "stages": tree.stages}
+    )
+    over = OmegaConf.create(
+        {
+            "shared": chosen.get("shared") or {},
+            "runtime": chosen.get("runtime") or {},
+            "stages": chosen.get("stages") or {},
+        }
+    )
+    merged = OmegaConf.merge(base, over)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _resolve(merged: DictConfig, path: Path) -> dict[str, Any]:
+    try:
+        resolved = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{path}: an interpolation cannot be resolved: {error}") from error
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _stage(name: str, values: Any, runtime: dict[str, Any], path: Path) -> Stage:
+    place = f"{path}: stages.{name}"
+    entry = _validated(StageEntry, values, place)
+    uses = entry.uses or name
+    if uses not in STAGES:
+        raise RecipeError(f"{place}.uses is {uses!r}, which is no stage type; {nearest(uses, STAGES)}")
+    spec = STAGES[uses]
+    return Stage(
+        name=name,
+        spec=spec,
+        inputs=_checked_inputs(entry.inputs, spec, place),
+        config=_validated(spec.config_class(), entry.config, f"{place}.config"),
+        runtime=_validated(Runtime, {**runtime, **entry.runtime}, f"{place}.runtime"),
+    )
+
+
+def _checked_inputs(inputs: dict[str, str], spec: StageSpec, place: str) -> dict[str, str]:
+    missing = [name for name in spec.consumes if name not in inputs and name not in spec.optional]
+    if missing:
+        raise RecipeError(
+            f"{place}.in lacks {', '.join(missing)}: {spec.uses} consumes "
+            + ", ".join(f"{name} ({kind})" for name, kind in spec.consumes.items())
+        )
+    unknown = [name for name in inputs if name not in spec.consumes]
+    if unknown and spec.further is None:
+        raise RecipeError(f"{place}.in.{unknown[0]} is not an input; {nearest(unknown[0], spec.consumes)}")
+    return dict(inputs)
+
+
+def _ordered(stages: dict[str, Stage], path: Path) -> list[str]:
+    for stage in stages.values():
+        for name, upstream in stage.inputs.items():
+            _check_edge(stage, name, upstream, stages, path)
+    try:
+        order = list(TopologicalSorter({name: stage.inputs.values() for name, stage in stages.items()}).static_order())
+    except CycleError as error:
+        raise RecipeError(
+            f"{path}: the stages form a cycle: {' -> '.join(error.args[1])}. A stage may only read what "
+            "earlier stages make; change one of these `in:` lines."
+        ) from error
+    return order
+
+
+def _check_edge(stage: Stage, name: str, upstream: str, stages: dict[str, Stage], path: Path) -> None:
+    place = f"{path}: stages.{stage.name}.in.{name}"
+    if upstream not in stages:
+        raise RecipeError(f"{place} reads stage {upstream!r}, which the recipe lacks; {nearest(upstream, stages)}")
+    expected = stage.spec.consumes.get(name) or stage.spec.further
+    made = stages[upstream].spec.produces
+    if expected is not None and made != expected:
+        raise RecipeError(f"{place} needs a {expected}, but stage {upstream} makes a {made}")
+
+
+def _validated(model: type[T], values: Any, place: str) -> T:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_explain(model, problem, place) for problem in error.errors())) from error
+
+
+def _explain(model: type[BaseModel], problem: Any, place: str) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _known_names(model, problem["loc"][:-1])
+        return f"{place}.{where} is not a known key; {nearest(str(problem['loc'][-1]), known)}"
+    return f"{place}.{where}: {problem['msg']} (found {problem['input']!r})"
+
+
+def _known_names(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    current: Any = model
+    for part in location:
+        field = getattr(current, "model_fields", {}).get(part)
+        if field is None:
+            continue
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        current = next((item for item in candidates if hasattr(item, "model_fields")), current)
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def load_profile_names(path: Path) -> dict[str, ProfileEntry]:
+    """Return the profiles of a recipe file without loading its stages."""
+    tree = _read(path)
+    return _validated(RecipeFile, OmegaConf.to_container(tree, resolve=False), str(path)).profiles

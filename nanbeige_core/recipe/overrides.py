@@ -1,0 +1,65 @@
+"""Overrides from a terminal or a form: `stage.field=value`, `stage.runtime.field=value`, `shared.field=value`."""
+
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from nanbeige_core.errors import RecipeError, nearest
+from nanbeige_core.stages import STAGES
+
+
+def apply_overrides(tree: DictConfig, overrides: list[str]) -> None:
+    """Write each override into the merged recipe tree, in order.
+
+    Raises RecipeError for a text without `=`, an unknown stage, or an unknown field; the nearest known name is given.
+    """
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        if not equals or "." not in path:
+            raise RecipeError(
+                f"override {text!r} is not of the form stage.field=value, for example dpd.beta=0.2 or "
+                "rl_stem.runtime.processes=2"
+            )
+        OmegaConf.update(tree, _full_path(tree, path.strip(), text), _parse(value, text), force_add=True)
+
+
+def _full_path(tree: DictConfig, path: str, text: str) -> str:
+    head, _, rest = path.partition(".")
+    if head == "shared":
+        _require_known(tree.shared, rest, text)
+        return path
+    if head not in tree.stages:
+        known = [*map(str, tree.stages), "shared"]
+        raise RecipeError(f"override {text!r} names the stage {head!r}, which the recipe lacks; {nearest(head, known)}")
+    if rest.startswith("runtime."):
+        return f"stages.{head}.{rest}"
+    rest = rest.removeprefix("config.")
+    uses = tree.stages[head].get("uses") or head
+    fields = STAGES[uses].config_class().model_fields if uses in STAGES else {}
+    first = rest.split(".")[0]
+    if fields and first not in fields:
+        raise RecipeError(f"override {text!r}: stage {head} has no field {first!r}; {nearest(first, fields)}")
+    return f"stages.{head}.config.{rest}"
+
+
+def _require_known(shared: Any, rest: str, text: str) -> None:
+    node = shared
+    for part in rest.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            known = [str(key) for key in node] if isinstance(node, DictConfig) else []
+            raise RecipeError(f"override {text!r}: shared values have no {part!r}; {nearest(part, known)}")
+        node = node[part]
+
+
+def _parse(value: str, text: str) -> Any:
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"override {text!r}: the value is not valid YAML ({error})") from error
+    if isinstance(parsed, str):
+        try:
+            return float(parsed)  # YAML 1.1 reads 1e-4 as text
+        except ValueError:
+            return parsed
+    return parsed

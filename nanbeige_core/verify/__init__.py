@@ -1,0 +1,1 @@
+"""Verifiers: exact and symbolic mathematics, and programs in a WebAssembly sandbox."""

@@ -1,0 +1,162 @@
+"""How a stage becomes a Prefect task: cache key, verified hand-off, execution.
+
+Prefect is given the fingerprint as its cache key and never hashes an object. What it stores as a result is a small
+typed reference; reading one back checks that the artifact is really there, so a deleted or damaged artifact is a
+cache miss without any further code.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, task
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+from prefect.serializers import Serializer
+from pydantic import BaseModel, ConfigDict, Field
+
+from nanbeige_core.artifacts.references import ArtifactRef, parse_reference
+from nanbeige_core.artifacts.store import Store
+from nanbeige_core.contract import Runtime
+from nanbeige_core.launch.execute import Made, Order, execute
+from nanbeige_core.stages import STAGES
+
+
+class StageCall(BaseModel):
+    """What a stage task is called with, besides its typed inputs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    order: Order
+    store: str
+    cache: str
+    cores: int = 2
+
+    def open_store(self) -> Store:
+        """Open the artifact store."""
+        return Store(self.store, Path(self.cache))
+
+    def run(self, **inputs: ArtifactRef | None) -> Any:
+        """Execute the stage on its inputs inside the running task and return the artifact's reference."""
+        from tasks.publish import publish_report, start_progress
+
+        given = {name: reference for name, reference in inputs.items() if reference is not None}
+        logger = get_run_logger()
+        runtime = Runtime.model_validate(self.order.runtime)
+        with CORE_SLOTS.hold(runtime.processes * runtime.threads, self.cores):
+            progress = start_progress(self.order.stage)
+            made: Made = execute(self.order, given, self.open_store(), progress=progress, log=logger.info)
+        logger.info("%s: %s in %.1f s", self.order.stage, made.manifest.reference.address, made.manifest.seconds)
+        publish_report(made.manifest, self.open_store())
+        return made.manifest.reference
+
+
+class CoreSlots:
+    """Let stages of one process share a number of cores: a weighted semaphore, first come first served."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._used = 0
+
+    def hold(self, wanted: int, total: int) -> "_Held":
+        """Return a context manager that holds `wanted` of `total` cores (never more than all of them)."""
+        return _Held(self, min(wanted, total), total)
+
+    def take(self, count: int, total: int) -> None:
+        """Wait for `count` free cores and take them."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._used + count <= total)
+            self._used += count
+
+    def give(self, count: int) -> None:
+        """Give cores back."""
+        with self._condition:
+            self._used -= count
+            self._condition.notify_all()
+
+
+class _Held:
+    def __init__(self, slots: CoreSlots, count: int, total: int) -> None:
+        self.slots, self.count, self.total = slots, count, total
+
+    def __enter__(self) -> None:
+        self.slots.take(self.count, self.total)
+
+    def __exit__(self, *error: object) -> None:
+        self.slots.give(self.count)
+
+
+CORE_SLOTS = CoreSlots()
+
+
+@dataclass
+class StageKey(CachePolicy):
+    """Use the stage's fingerprint as Prefect's cache key: `<stage>/<fingerprint16>.json`."""
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str | None:
+        """Return the key, or None (no caching) when the order forces a new execution."""
+        order: Order = inputs["call"].order
+        return None if order.forced else f"{order.stage}/{order.fingerprint[:16]}.json"
+
+
+class ReferenceSerializer(Serializer):  # type: ignore[type-arg]
+    """Store a task's result as its reference, and refuse to load one whose artifact cannot be served."""
+
+    type: str = Field("artifact-reference", frozen=True)
+    store: str
+    cache: str
+
+    def dumps(self, obj: Any) -> bytes:
+        """Encode a reference as JSON."""
+        return obj.model_dump_json().encode()
+
+    def loads(self, blob: bytes) -> Any:
+        """Decode a reference and check its artifact; the error makes Prefect run the stage again."""
+        import json
+
+        reference = parse_reference(json.loads(blob))
+        Store(self.store, Path(self.cache)).open(reference)
+        return reference
+
+
+def stage_task(uses: str) -> Callable[[Callable[..., Any]], "Task[..., Any]"]:
+    """Declare a function as the Prefect task of a stage type, cached by fingerprint."""
+    spec = STAGES[uses]
+
+    def wrap(function: Callable[..., Any]) -> "Task[..., Any]":
+        return task(
+            function,
+            name=uses,
+            description=f"{spec.title} ({spec.source})",
+            cache_policy=StageKey(),
+            persist_result=True,
+            tags=["stage"],
+        )
+
+    return wrap
+
+
+def configured(stage_function: "Task[..., Any]", call: StageCall) -> "Task[..., Any]":
+    """Return the task under the stage's own name, with its result storage, serializer and retries."""
+    return stage_function.with_options(
+        name=call.order.stage,
+        task_run_name=call.order.stage,
+        retries=Runtime.model_validate(call.order.runtime).retries,
+        result_storage=_result_storage(call),
+        result_serializer=ReferenceSerializer(store=call.store, cache=call.cache),
+    )
+
+
+def _result_storage(call: StageCall) -> Path:
+    store = call.open_store()
+    root = Path(store.root) if store.is_local else Path(call.cache)
+    return root / ".results"

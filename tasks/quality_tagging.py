@@ -1,0 +1,10 @@
+"""Quality tagging: twenty 0-9 labels per document (report section 2)."""
+
+from nanbeige_core.artifacts.references import CorpusRef, TaggedCorpusRef
+from tasks.hand_off import StageCall, stage_task
+
+
+@stage_task("quality_tagging")
+def quality_tagging(call: StageCall, corpus: CorpusRef) -> TaggedCorpusRef:
+    """Label every document."""
+    return call.run(corpus=corpus)

@@ -1,0 +1,12 @@
+"""RL on STEM problems with verified rewards (report section 7)."""
+
+from nanbeige_core.artifacts.references import CheckpointRef, PromptSetRef, TokenizerRef
+from tasks.hand_off import StageCall, stage_task
+
+
+@stage_task("rl_stem")
+def rl_stem(
+    call: StageCall, checkpoint: CheckpointRef, tokenizer: TokenizerRef, problems: PromptSetRef, prompts: PromptSetRef
+) -> CheckpointRef:
+    """Train on-policy on STEM problems."""
+    return call.run(checkpoint=checkpoint, tokenizer=tokenizer, problems=problems, prompts=prompts)

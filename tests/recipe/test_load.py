@@ -1,0 +1,159 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nanbeige_core.errors import RecipeError
+from nanbeige_core.recipe.load import load_recipe
+from tests.conftest import RECIPE_FILE
+
+PROFILES = ("laptop", "ablation-1b", "nanbeige4-3b")
+
+
+def written(tmp_path: Path, **changes: object) -> Path:
+    tree = {
+        "recipe": "small",
+        "stages": {"ingest": {}, "quality_tagging": {"in": {"corpus": "ingest"}}},
+        "profiles": {"laptop": {"title": "small"}},
+    }
+    path = tmp_path / "pipelines.yaml"
+    path.write_text(yaml.safe_dump({**tree, **changes}))
+    return path
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_shipped_profile_loads(profile: str) -> None:
+    assert len(load_recipe(RECIPE_FILE, profile=profile).stages) >= 25
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_run_the_same_stages(profile: str) -> None:
+    here = load_recipe(RECIPE_FILE, profile=profile).stages
+    laptop = load_recipe(RECIPE_FILE, profile="laptop").stages
+    assert {n: (s.spec.uses, s.inputs) for n, s in here.items()} == {
+        n: (s.spec.uses, s.inputs) for n, s in laptop.items()
+    }
+
+
+def test_the_twelve_paper_stages_are_in_the_recipe() -> None:
+    paper = {
+        *("quality_tagging", "retrieval_dedup", "fgwsd_warmup", "fgwsd_diverse_stable", "fgwsd_hq_stable"),
+        *("fgwsd_decay", "cold_start_sft", "overall_sft", "dpd", "rl_stem", "rl_coding", "rl_preference"),
+    }
+    assert paper <= set(load_recipe(RECIPE_FILE, profile="laptop").stages)
+
+
+def test_stages_come_after_what_they_read() -> None:
+    seen: set[str] = set()
+    for name, stage in load_recipe(RECIPE_FILE, profile="laptop").stages.items():
+        assert set(stage.inputs.values()) <= seen
+        seen.add(name)
+
+
+def test_an_unknown_key_names_the_nearest_one(tmp_path: Path) -> None:
+    path = written(tmp_path, stages={"ingest": {"confg": {}}})
+    with pytest.raises(RecipeError, match=r"stages\.ingest.*confg.*did you mean 'config'"):
+        load_recipe(path, profile="laptop")
+
+
+def test_an_unknown_config_field_names_the_nearest_one(tmp_path: Path) -> None:
+    path = written(tmp_path, stages={"ingest": {"config": {"sed": 1}}})
+    with pytest.raises(RecipeError, match=r"sed.*did you mean 'seed'"):
+        load_recipe(path, profile="laptop")
+
+
+def test_a_value_out_of_bounds_names_its_place(tmp_path: Path) -> None:
+    path = written(tmp_path, stages={"ingest": {"config": {"seed": -1}}})
+    with pytest.raises(RecipeError, match=r"stages\.ingest\.config\.seed.*-1"):
+        load_recipe(path, profile="laptop")
+
+
+def test_a_mistyped_field_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, stages={"ingest": {"config": {"seed": "many"}}})
+    with pytest.raises(RecipeError, match=r"seed.*many"):
+        load_recipe(path, profile="laptop")
+
+
+def test_an_unknown_stage_type_names_the_nearest_one(tmp_path: Path) -> None:
+    path = written(tmp_path, stages={"ingest": {"uses": "ingst"}})
+    with pytest.raises(RecipeError, match="did you mean 'ingest'"):
+        load_recipe(path, profile="laptop")
+
+
+def test_an_unknown_profile_names_the_nearest_one(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="did you mean 'laptop'"):
+        load_recipe(written(tmp_path), profile="lapto")
+
+
+def test_an_edge_to_a_stage_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, stages={"quality_tagging": {"in": {"corpus": "ingest"}}})
+    with pytest.raises(RecipeError, match="lacks"):
+        load_recipe(path, profile="laptop")
+
+
+def test_an_edge_of_the_wrong_type_is_refused(tmp_path: Path) -> None:
+    stages = {"problems": {}, "quality_tagging": {"in": {"corpus": "problems"}}}
+    with pytest.raises(RecipeError, match="needs a Corpus, but stage problems makes a PromptSet"):
+        load_recipe(written(tmp_path, stages=stages), profile="laptop")
+
+
+def test_a_missing_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="lacks corpus"):
+        load_recipe(written(tmp_path, stages={"quality_tagging": {}}), profile="laptop")
+
+
+def test_a_cycle_is_named(tmp_path: Path) -> None:
+    inputs = {"mixture": "m", "checkpoint": "a"}
+    stages = {
+        "ingest": {},
+        "problems": {},
+        "t": {"uses": "quality_tagging", "in": {"corpus": "ingest"}},
+        "c": {"uses": "retrieval_dedup", "in": {"tagged": "t", "problems": "problems"}},
+        "k": {"uses": "tokenizer", "in": {"corpus": "c", "problems": "problems"}},
+        "m": {"uses": "mixture", "in": {"corpus": "c", "problems": "problems", "tokenizer": "k"}},
+        "a": {"uses": "fgwsd_decay", "in": {"mixture": "m", "checkpoint": "b"}},
+        "b": {"uses": "fgwsd_decay", "in": inputs},
+    }
+    with pytest.raises(RecipeError, match="cycle"):
+        load_recipe(written(tmp_path, stages=stages), profile="laptop")
+
+
+def test_unreadable_yaml_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "pipelines.yaml"
+    path.write_text("stages: [unclosed")
+    with pytest.raises(RecipeError, match="cannot be read as YAML"):
+        load_recipe(path, profile="laptop")
+
+
+def test_yaml_cannot_construct_objects(tmp_path: Path) -> None:
+    path = tmp_path / "pipelines.yaml"
+    path.write_text("recipe: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(RecipeError):
+        load_recipe(path, profile="laptop")
+
+
+def test_overrides_change_exactly_their_field() -> None:
+    plain = load_recipe(RECIPE_FILE, profile="laptop").stages
+    changed = load_recipe(RECIPE_FILE, profile="laptop", overrides=["dpd.beta=0.2"]).stages
+    assert changed["dpd"].config.model_dump()["beta"] == 0.2
+    assert {n for n in plain if plain[n].config != changed[n].config} == {"dpd"}
+
+
+def test_an_override_of_an_unknown_field_names_the_nearest_one() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'beta'"):
+        load_recipe(RECIPE_FILE, profile="laptop", overrides=["dpd.bet=0.2"])
+
+
+def test_an_override_of_an_unknown_stage_names_the_nearest_one() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'dpd'"):
+        load_recipe(RECIPE_FILE, profile="laptop", overrides=["dpdd.beta=0.2"])
+
+
+def test_an_override_without_a_value_is_explained() -> None:
+    with pytest.raises(RecipeError, match=r"stage\.field=value"):
+        load_recipe(RECIPE_FILE, profile="laptop", overrides=["beta"])
+
+
+def test_scientific_notation_in_an_override_is_a_number() -> None:
+    recipe = load_recipe(RECIPE_FILE, profile="laptop", overrides=["dpd.learning_rate=1e-4"])
+    assert recipe.stages["dpd"].config.model_dump()["learning_rate"] == 1e-4
