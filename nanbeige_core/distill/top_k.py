@@ -13,6 +13,7 @@ Shapes: B sequence, S position, V vocabulary, K kept tokens, _tp local columns o
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from nanbeige_core.distill.vocabulary import VocabularyShard
 
@@ -27,11 +28,19 @@ class TeacherTop(NamedTuple):
     log_p_BSK: torch.Tensor
 
 
-def top_k_of(teacher_BSV: torch.Tensor, vocab_size: int, k: int) -> TeacherTop:
-    """Return the top k of logits that are not sharded; padding columns are left out before normalising."""
-    log_p_BSV = teacher_BSV[..., :vocab_size].float().log_softmax(-1)
-    log_p_BSK, ids_BSK = log_p_BSV.topk(k, -1)
-    return TeacherTop(ids_BSK, log_p_BSK)
+def sharded_top_k(teacher_BSV_tp: torch.Tensor, shard: VocabularyShard, k: int) -> TeacherTop:
+    """Return the teacher's k best tokens over the whole vocabulary, the same on every rank, without gradient.
+
+    Collectives: the normaliser's two all-reduces and, with a split vocabulary, two all-gathers of (B, S, k).
+    """
+    z_BSV_tp = shard.prepare(teacher_BSV_tp.detach(), 1.0)
+    norm_BS = shard.log_normaliser(z_BSV_tp)
+    values_BSK, local_BSK = z_BSV_tp.topk(min(k, z_BSV_tp.shape[-1]), -1)
+    ids_BSK = local_BSK + shard.offset(z_BSV_tp.shape[-1])
+    if shard.is_split:
+        values_BSK, ids_BSK = _gather(values_BSK, shard), _gather(ids_BSK, shard)
+    best_BSK, place_BSK = values_BSK.topk(min(k, shard.vocab_size), -1)
+    return TeacherTop(ids_BSK.gather(-1, place_BSK), best_BSK - norm_BS.unsqueeze(-1))
 
 
 def top_k_tail_kl(
@@ -99,3 +108,9 @@ def _own_columns(ids_BSK: torch.Tensor, width: int, shard: VocabularyShard) -> t
     local = ids_BSK - shard.offset(width)
     owned = (local >= 0) & (local < width)
     return local.clamp(0, width - 1), owned
+
+
+def _gather(local_BSK: torch.Tensor, shard: VocabularyShard) -> torch.Tensor:
+    parts = [torch.empty_like(local_BSK) for _ in range(dist.get_world_size(shard.group))]
+    dist.all_gather(parts, local_BSK.contiguous(), group=shard.group)
+    return torch.cat(parts, -1)

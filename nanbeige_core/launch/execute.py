@@ -148,7 +148,7 @@ def _prepare_control(file: JobFile) -> None:
 
 def _run_process(file: JobFile, runtime: Runtime, progress: Progress, log: Callable[[str], None]) -> int:
     log_path = file.control / "log.txt"
-    command = [sys.executable, "-m", "nanbeige_core.launch.worker", str(file.control / "job.json")]
+    command = [sys.executable, "-m", "nanbeige_core.launch.worker", str(file.control / "job.json"), str(os.getpid())]
     # the child's output goes to a file: a pipe kept open by an orphan would keep its parent's run alive
     with log_path.open("wb") as stream:
         child = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)

@@ -24,10 +24,15 @@ _PR_SET_PDEATHSIG = 1
 _PROGRESS_SECONDS = 0.5
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, so that no orphan goes on training (Linux)."""
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies, so that no orphan goes on training (Linux).
+
+    `parent` is the process id of the parent that started it: one that died before the call is noticed too.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 class _ProgressFile:
@@ -44,9 +49,9 @@ class _ProgressFile:
             write_json(self.path, {"fraction": min(max(fraction, 0.0), 1.0), "text": text})
 
 
-def main(path: str) -> int:
-    """Execute a job file and return the exit status."""
-    die_with_parent()
+def main(path: str, parent: int) -> int:
+    """Execute a job file for the process `parent` and return the exit status."""
+    die_with_parent(parent)
     file = JobFile.model_validate_json(Path(path).read_text(encoding="utf-8"))
     _set_threads(file.runtime.threads)
     if file.runtime.launcher == "elastic":
@@ -113,7 +118,7 @@ def _run_elastic(file: JobFile) -> int:
         log_line_prefix_template=f"[{file.stage}:${{local_rank}}]: ",
     )
     try:
-        statuses = elastic_launch(config, _rank_main)(file.model_dump_json())
+        statuses = elastic_launch(config, _rank_main)(file.model_dump_json(), os.getpid())
     except ChildFailedError:
         return 1
     return max(statuses.values())
@@ -126,8 +131,8 @@ def _start_method() -> str:
     return "spawn" if torch.cuda.is_available() else "fork"
 
 
-def _rank_main(text: str) -> int:
-    die_with_parent()
+def _rank_main(text: str, agent: int) -> int:
+    die_with_parent(agent)
     signal.signal(signal.SIGTERM, _interrupted)
     import torch
     import torch.distributed as dist
@@ -146,4 +151,4 @@ def _rank_main(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

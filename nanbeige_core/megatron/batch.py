@@ -38,7 +38,9 @@ class Batch:
             ("segment_ids_BS", self.segment_ids_BS),
         ):
             if tensor is not None and tensor.shape != shape:
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, tokens_BS has {tuple(shape)}: they must be equal")
+                raise ValueError(
+                    f"{name} has shape {tuple(tensor.shape)}, tokens_BS has {tuple(shape)}: they must be equal"
+                )
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device` (itself when it is there already)."""

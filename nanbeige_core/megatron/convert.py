@@ -15,7 +15,11 @@ from torch import Tensor
 from nanbeige_core.megatron import device, parallel
 from nanbeige_core.recipe.configs.base import ModelConfig
 
-EMBEDDING, FINAL_NORM, OUTPUT = "embedding.word_embeddings.weight", "decoder.final_layernorm.weight", "output_layer.weight"
+EMBEDDING, FINAL_NORM, OUTPUT = (
+    "embedding.word_embeddings.weight",
+    "decoder.final_layernorm.weight",
+    "output_layer.weight",
+)
 LAYER = "decoder.layers."
 QKV, PROJ = LAYER + "self_attention.linear_qkv.weight", LAYER + "self_attention.linear_proj.weight"
 INPUT_NORM = LAYER + "self_attention.linear_qkv.layer_norm_weight"

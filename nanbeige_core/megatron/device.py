@@ -19,6 +19,7 @@ QUIET = (
     "The .grad attribute of a Tensor that is not a leaf",
     "`load_state_dict` is deprecated and will be removed",
     "Please use DTensor instead",
+    "When using async grad allreduce",
     "`torch.distributed.reduce_scatter_tensor` is deprecated",
     "`torch.distributed.all_gather_into_tensor` is deprecated",
 )

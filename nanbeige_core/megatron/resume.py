@@ -26,9 +26,7 @@ KEPT = 2
 
 def _sharded_state(trainer: "Trainer", *, loading: bool) -> dict[str, Any]:
     model_state = trainer.model.module.sharded_state_dict()
-    optimizer_state = trainer.optimizer.sharded_state_dict(
-        model_state, is_loading=loading, metadata=OPTIMIZER_FORMAT
-    )
+    optimizer_state = trainer.optimizer.sharded_state_dict(model_state, is_loading=loading, metadata=OPTIMIZER_FORMAT)
     return {"model": model_state, "optimizer": optimizer_state}
 
 
@@ -93,7 +91,11 @@ def _load_state(trainer: "Trainer", directory: Path) -> None:
 def _set_progress(trainer: "Trainer", state: dict[str, Any]) -> None:
     ours = trainer.schedule.model_dump()
     if state["schedule"] != ours:
-        changed = {name: (state["schedule"].get(name), ours[name]) for name in ours if state["schedule"].get(name) != ours[name]}
+        changed = {
+            name: (state["schedule"].get(name), ours[name])
+            for name in ours
+            if state["schedule"].get(name) != ours[name]
+        }
         raise ValueError(
             f"the checkpoint was trained under another learning-rate schedule (recorded, asked for): {changed}. "
             "Phases of one run share one schedule; load weights only to start a new one."

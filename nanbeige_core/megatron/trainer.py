@@ -53,7 +53,13 @@ class Trainer:
         seed: int,
     ) -> None:
         parallel.initialize(runtime, seed=seed)
-        self.config, self.vocab_size, self.schedule, self.runtime, self.seed = model, vocab_size, schedule, runtime, seed
+        self.config, self.vocab_size, self.schedule, self.runtime, self.seed = (
+            model,
+            vocab_size,
+            schedule,
+            runtime,
+            seed,
+        )
         self.data_rank: int = dist.get_rank(parallel.data_group())
         self.data_size: int = dist.get_world_size(parallel.data_group())
         self.step = 0

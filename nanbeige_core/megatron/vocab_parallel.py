@@ -31,18 +31,30 @@ def _shard(logits_BSV_tp: Tensor, vocab_size: int) -> tuple[int, int, Any]:
     return first, max(min(vocab_size - first, columns), 0), group
 
 
+def _log_softmax(logits_BSV_tp: Tensor, vocab_size: int) -> Tensor:
+    """Return the fp32 log-softmax over all shards; two all-reduces of [B, S] at tensor parallel > 1."""
+    _, real, group = _shard(logits_BSV_tp, vocab_size)
+    z_BSV_tp = logits_BSV_tp.float()
+    if real < z_BSV_tp.size(-1):
+        z_BSV_tp = z_BSV_tp.clone() if z_BSV_tp is logits_BSV_tp else z_BSV_tp
+        z_BSV_tp[..., real:] = MASKED
+    if dist.get_world_size(group) == 1:
+        return torch.log_softmax(z_BSV_tp, dim=-1)
+    highest_BS1 = z_BSV_tp.amax(-1, keepdim=True)
+    dist.all_reduce(highest_BS1, op=dist.ReduceOp.MAX, group=group)
+    z_BSV_tp = z_BSV_tp - highest_BS1
+    sum_BS1 = z_BSV_tp.exp().sum(-1, keepdim=True)
+    dist.all_reduce(sum_BS1, group=group)
+    return z_BSV_tp - sum_BS1.log()
+
+
 class _VocabParallelLogSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, *args: Any) -> Tensor:
         logits_BSV_tp, vocab_size = cast(tuple[Tensor, int], args)
-        _, real, group = _shard(logits_BSV_tp, vocab_size)
-        z_BSV_tp = logits_BSV_tp.float()
-        if real < z_BSV_tp.size(-1):
-            z_BSV_tp = z_BSV_tp.clone() if z_BSV_tp is logits_BSV_tp else z_BSV_tp
-            z_BSV_tp[..., real:] = MASKED
-        logq_BSV_tp = _normalise(z_BSV_tp, group)
+        logq_BSV_tp = _log_softmax(logits_BSV_tp, vocab_size)
         ctx.save_for_backward(logq_BSV_tp)
-        cast(Any, ctx).group, cast(Any, ctx).dtype = group, logits_BSV_tp.dtype
+        cast(Any, ctx).group, cast(Any, ctx).dtype = parallel.tensor_group(), logits_BSV_tp.dtype
         return logq_BSV_tp
 
     @staticmethod
@@ -57,15 +69,30 @@ class _VocabParallelLogSoftmax(torch.autograd.Function):
         return (grad_BSV_tp - logq_BSV_tp.exp() * total_BS).to(ctx.dtype), None
 
 
-def _normalise(z_BSV_tp: Tensor, group: Any) -> Tensor:
-    if dist.get_world_size(group) == 1:
-        return torch.log_softmax(z_BSV_tp, dim=-1)
-    highest_BS = z_BSV_tp.amax(-1, keepdim=True)
-    dist.all_reduce(highest_BS, op=dist.ReduceOp.MAX, group=group)
-    z_BSV_tp = z_BSV_tp - highest_BS
-    sum_BS = z_BSV_tp.exp().sum(-1, keepdim=True)
-    dist.all_reduce(sum_BS, group=group)
-    return z_BSV_tp - sum_BS.log()
+class _VocabParallelLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, *args: Any) -> Tensor:
+        logits_BSV_tp, labels_BS, vocab_size = cast(tuple[Tensor, Tensor, int], args)
+        first, _, group = _shard(logits_BSV_tp, vocab_size)
+        logq_BSV_tp = _log_softmax(logits_BSV_tp, vocab_size)
+        local_BS = labels_BS - first
+        mine_BS = (local_BS >= 0) & (local_BS < logq_BSV_tp.size(-1))
+        local_BS = local_BS.where(mine_BS, 0)
+        logp_BS = logq_BSV_tp.gather(-1, local_BS.unsqueeze(-1)).squeeze(-1).where(mine_BS, 0.0)
+        if dist.get_world_size(group) > 1:
+            dist.all_reduce(logp_BS, group=group)
+        ctx.save_for_backward(logq_BSV_tp, local_BS, mine_BS)
+        cast(Any, ctx).dtype = logits_BSV_tp.dtype
+        return logp_BS
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
+        # d logp / d z_j = 1[j = label] - q_j: each shard needs only its own columns
+        logq_BSV_tp, local_BS, mine_BS = ctx.saved_tensors
+        grad_BS1 = cast(Tensor, grad_outputs[0]).unsqueeze(-1)
+        grad_BSV_tp = logq_BSV_tp.exp().mul_(-grad_BS1)
+        grad_BSV_tp.scatter_add_(-1, local_BS.unsqueeze(-1), grad_BS1 * mine_BS.unsqueeze(-1))
+        return grad_BSV_tp.to(ctx.dtype), None, None
 
 
 class _ForwardSum(torch.autograd.Function):
@@ -114,18 +141,11 @@ def vocab_parallel_sum(partial: Tensor) -> Tensor:
 def vocab_parallel_log_probs(logits_BSV_tp: Tensor, labels_BS: Tensor, vocab_size: int) -> Tensor:
     """Return log q(labels) as fp32 [B, S] with gradient, equal on every tensor-parallel rank.
 
-    Forward: the collectives of `vocab_parallel_log_softmax` plus one all-reduce SUM of [B, S]. Negative labels
-    (ignored positions) are read as token 0 and must be masked by the caller.
+    Forward: the collectives of `vocab_parallel_log_softmax` plus one all-reduce SUM of [B, S]; backward: none.
+    Negative labels (ignored positions) are read as token 0 and must be masked by the caller.
     """
-    first, _, group = _shard(logits_BSV_tp, vocab_size)
-    labels_BS = labels_BS.clamp(min=0)
-    logq_BSV_tp = vocab_parallel_log_softmax(logits_BSV_tp, vocab_size)
-    if dist.get_world_size(group) == 1:
-        return logq_BSV_tp.gather(-1, labels_BS.unsqueeze(-1)).squeeze(-1)
-    local_BS = labels_BS - first
-    mine_BS = (local_BS >= 0) & (local_BS < logits_BSV_tp.size(-1))
-    picked_BS = logq_BSV_tp.gather(-1, local_BS.where(mine_BS, 0).unsqueeze(-1)).squeeze(-1)
-    return vocab_parallel_sum(picked_BS.where(mine_BS, 0.0))
+    arguments = (logits_BSV_tp, labels_BS.clamp(min=0), vocab_size)
+    return cast(Tensor, _VocabParallelLogProbs.apply(*arguments))
 
 
 def make_cross_entropy(denominator: float, *, vocab_size: int = sys.maxsize) -> LossFn:

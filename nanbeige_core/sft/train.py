@@ -126,7 +126,7 @@ def validation_losses(trainer: Trainer, validation: PackedSamples, job: Job, con
 
 def _train(job: Job, config: SftConfig, trainer: Trainer, prepared: Prepared) -> list[dict[str, Any]]:
     """Take every planned step from the last resume point on; return one history entry per step."""
-    resumed = trainer.load_resume(job.scratch) or {"history": []}
+    resumed = trainer.load_resume(job.scratch / "resume") or {"history": []}
     history: list[dict[str, Any]] = resumed["history"]
     saved = time.monotonic()
     for number in range(trainer.step, len(prepared.steps)):
@@ -142,7 +142,7 @@ def _train(job: Job, config: SftConfig, trainer: Trainer, prepared: Prepared) ->
         history.append({"step": number + 1, "loss": stats.loss, "grad_norm": stats.grad_norm, "lr": stats.lr})
         job.progress((number + 1) / len(prepared.steps), f"step {number + 1}: loss {stats.loss:.3f}")
         if time.monotonic() - saved > job.runtime.checkpoint_seconds:
-            trainer.save_resume(job.scratch, {"history": history})
+            trainer.save_resume(job.scratch / "resume", {"history": history})
             saved = time.monotonic()
     return history
 

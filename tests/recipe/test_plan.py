@@ -45,9 +45,7 @@ def test_a_changed_value_reruns_exactly_what_depends_on_it(store: Store) -> None
 def test_runtime_values_never_change_a_fingerprint(store: Store) -> None:
     plain = make_plan(laptop(), store)
     changed = make_plan(laptop("dpd.runtime.processes=1", "dpd.runtime.micro_batch_size=3"), store)
-    assert {n: p.fingerprint for n, p in plain.stages.items()} == {
-        n: p.fingerprint for n, p in changed.stages.items()
-    }
+    assert {n: p.fingerprint for n, p in plain.stages.items()} == {n: p.fingerprint for n, p in changed.stages.items()}
 
 
 def test_the_cause_names_the_changed_field_with_both_values(store: Store) -> None:

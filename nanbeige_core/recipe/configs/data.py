@@ -134,18 +134,30 @@ class TokenizerConfig(IdentityConfig):
 class MixtureConfig(IdentityConfig):
     """Tier and category sets with the weights of the four FG-WSD phases (report section 3)."""
 
+    hq_token_share: float = Field(
+        0.52, gt=0, le=1, description="HQ share of the diversity-enriched tokens, synthetic text included. paper"
+    )
     synthetic_share: float = Field(0.15, ge=0, lt=1, description="Synthetic share of phase tokens. paper")
     decay_factor: float = Field(2.0, ge=1, description="Extra weight of the decay categories. ours")
     decay_categories: tuple[Category, ...] = Field(
         ("math", "code", "synthetic_qa", "long_cot"), description="Emphasised while the rate decays. card"
     )
+    long_cot_share: float = Field(0.5, ge=0, le=1, description="Problems told as chat with reasoning. ours")
+    worked_share: float = Field(0.3, ge=0, le=1, description="Problems told as worked examples. ours")
     validation_share: float = Field(0.03, gt=0, lt=0.5, description="Held-out share of each set. ours")
-    documents_per_chunk: int = Field(2000, ge=1, description="Documents committed together. ours")
     seed: int = Field(15, ge=0, description="Which documents are held out, and their order. ours")
 
     @model_validator(mode="after")
-    def validate_decay_categories(self) -> "MixtureConfig":
-        """Refuse an empty emphasis that a factor above one would silently ignore."""
+    def validate_shares(self) -> "MixtureConfig":
+        """Refuse shares that exceed their whole and an emphasis that nothing would carry."""
         if self.decay_factor > 1 and not self.decay_categories:
             raise ValueError("decay_factor above 1 needs decay_categories; name some or set the factor to 1.")
+        if self.long_cot_share + self.worked_share > 1:
+            total = self.long_cot_share + self.worked_share
+            raise ValueError(f"long_cot_share + worked_share is {total:g}; the rest is short QA, so at most 1.")
+        if self.synthetic_share >= self.hq_token_share:
+            raise ValueError(
+                f"synthetic_share {self.synthetic_share:g} must be below hq_token_share {self.hq_token_share:g}: "
+                "synthetic text is part of the high-quality tier."
+            )
         return self

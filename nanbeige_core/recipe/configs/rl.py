@@ -30,6 +30,9 @@ class PassRatesConfig(IdentityConfig):
     limit: int | None = Field(None, ge=1, description="At most this many problems; none = all. ours")
     chunk_prompts: int = Field(256, ge=1, description="Problems drawn and committed together. ours")
     split: str = Field("rl", description="PromptSet split to measure. ours")
+    opponent: Literal["reference", "greedy"] = Field(
+        "reference", description="What preference responses must beat: reference or own greedy answer. ours"
+    )
     seed: int = Field(1, ge=0, description="Of the sampler. ours")
 
     @model_validator(mode="after")

@@ -1,0 +1,257 @@
+"""Build preference pairs: positives of the teacher, negatives of the student (report, preference distillation).
+
+A pair is kept only where the positive is far better: the teacher's response verified correct, the student's verified
+wrong, both finished by themselves. Everything else is counted by its reason; an unscored response is never a wrong one.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedTokenizerFast
+
+from nanbeige_core.contract import Gain, Job, Outcome, Section
+from nanbeige_core.data.tables import write_rows
+from nanbeige_core.evals.statistics import paired_difference
+from nanbeige_core.generate.engines import open_engine
+from nanbeige_core.launch.ranks import barrier, rank
+from nanbeige_core.recipe.configs.distill import PreferencePairsConfig
+from nanbeige_core.rl.prompts import PromptRow, load_prompts
+from nanbeige_core.rl.scoring import Answered, Scorer
+from nanbeige_core.sft.chunks import Row, run_chunks
+from nanbeige_core.sft.heldout import VERIFIABLE
+from nanbeige_core.sft.sampling import Drawn, Sampler, ask
+
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "domain", "prompt", "chosen", "rejected")),
+        ("chosen_score", pa.float64()),
+        ("rejected_score", pa.float64()),
+        ("source", pa.string()),
+        ("prompt_id", pa.string()),
+    ]
+)
+
+
+class Scored(NamedTuple):
+    """One response with its verdict: correct, wrong or unscored."""
+
+    drawn: Drawn
+    outcome: str
+
+
+class Policies(NamedTuple):
+    """Who answers, and who decides."""
+
+    teacher: Sampler
+    student: Sampler
+    scorer: Scorer
+
+
+def run(job: Job) -> Outcome:
+    """Sample teacher and student on the same prompts and keep the pairs far enough apart."""
+    config = cast(PreferencePairsConfig, job.config)
+    rows = choose_prompts(job, config)
+    with ExitStack() as stack:
+        policies = _open(job, stack)
+        results = run_chunks(
+            rows,
+            lambda number, chunk: _work(policies, config, chunk, seed=config.seed + 1000 * number),
+            chunk_items=config.chunk_prompts,
+            directory=job.scratch / "chunks",
+            progress=job.progress,
+        )
+    if rank() != 0:
+        barrier()
+        return Outcome(summary="see rank 0")
+    outcome = _write(job, config, rows, results)
+    barrier()
+    return outcome
+
+
+def choose_prompts(job: Job, config: PreferencePairsConfig) -> list[PromptRow]:
+    """Choose prompts evenly over the domains, mixed so that chunks cost alike.
+
+    Raises ValueError when a verifiable prompt is nowhere to be found.
+    """
+    chosen: list[PromptRow] = []
+    for number, domain in enumerate(config.domains):
+        share = (config.prompts - len(chosen)) // (len(config.domains) - number)
+        rows = load_prompts(job.inputs["problems"].path, splits=config.splits, domains={domain})
+        rows = [row for row in rows if row.verifier in VERIFIABLE]
+        order = np.random.default_rng([config.seed, number]).permutation(len(rows)).tolist()
+        chosen += [rows[index] for index in order[:share]]
+    if not chosen:
+        raise ValueError(
+            f"{job.inputs['problems'].path}: no verifiable prompt in domains {config.domains} and splits "
+            f"{config.splits}, expected at least one. Check the problems stage or widen the splits."
+        )
+    order = np.random.default_rng([config.seed, len(config.domains)]).permutation(len(chosen)).tolist()
+    return [chosen[index] for index in order]
+
+
+def select_pairs(
+    teacher: Sequence[Scored], student: Sequence[Scored], *, most: int
+) -> tuple[list[tuple[Drawn, Drawn]], str]:
+    """Pair correct teacher responses with wrong student ones; return them and the reason for the number.
+
+    Only finished, well-formed positives and finished negatives count. Reasons: `kept`, `no_prompt_room`,
+    `unscored`, `swapped` (student right, teacher wrong), `both_right`, `teacher_never_right`, `student_unfinished`.
+    """
+    positives = [item.drawn for item in teacher if item.outcome == "correct" and item.drawn.usable]
+    wrong = [item.drawn for item in student if item.outcome == "wrong"]
+    negatives = [drawn for drawn in wrong if not drawn.truncated and drawn.trainable]
+    if positives and negatives:
+        return list(zip(positives, negatives, strict=False))[:most], "kept"
+    return [], _why_none(teacher, student, bool(positives), bool(wrong))
+
+
+def _why_none(teacher: Sequence[Scored], student: Sequence[Scored], positives: bool, wrong: bool) -> str:
+    if not teacher or not student:
+        return "no_prompt_room"
+    if all(item.outcome == "unscored" for item in (*teacher, *student)):
+        return "unscored"
+    if not positives:
+        right = any(item.outcome == "correct" for item in student)
+        return "swapped" if right else "teacher_never_right"
+    return "student_unfinished" if wrong else "both_right"
+
+
+def _open(job: Job, stack: ExitStack) -> Policies:
+    folder = job.inputs["tokenizer"].path
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    teacher, student = (
+        Sampler(open_engine(job.inputs[name].path, folder, job.runtime), tokenizer)
+        for name in ("teacher", "checkpoint")
+    )
+    return Policies(teacher, student, stack.enter_context(Scorer(cache=job.cache, workers=1)))
+
+
+def _work(policies: Policies, config: PreferencePairsConfig, rows: Sequence[PromptRow], *, seed: int) -> list[Row]:
+    prompts = [ask(row) for row in rows]
+    sides: list[list[list[Scored]]] = []
+    for sampler, sampling, n, offset in (
+        (policies.teacher, config.teacher_sampling, config.teacher_samples, 0),
+        (policies.student, config.student_sampling, config.student_samples, 1),
+    ):
+        drawn = sampler.draw(prompts, sampling, n=n, seed=2 * seed + offset)
+        sides.append(_score(policies.scorer, rows, drawn))
+    return [
+        _result(row, teacher, student, most=config.pairs_per_prompt)
+        for row, teacher, student in zip(rows, *sides, strict=True)
+    ]
+
+
+def _score(scorer: Scorer, rows: Sequence[PromptRow], drawn: list[list[Drawn]]) -> list[list[Scored]]:
+    flat = [(row, item) for row, items in zip(rows, drawn, strict=True) for item in items]
+    verdicts = iter(scorer.score([row for row, _ in flat], [Answered(*item) for _, item in flat]))
+    return [[Scored(item, next(verdicts).outcome) for item in items] for items in drawn]
+
+
+def _result(row: PromptRow, teacher: list[Scored], student: list[Scored], *, most: int) -> Row:
+    pairs, reason = select_pairs(teacher, student, most=most)
+    return {
+        "prompt_id": row.id,
+        "domain": row.domain,
+        "reason": reason,
+        "teacher": [item.outcome for item in teacher],
+        "student": [item.outcome for item in student],
+        "pairs": [[chosen.text, rejected.text] for chosen, rejected in pairs],
+    }
+
+
+def _write(job: Job, config: PreferencePairsConfig, rows: list[PromptRow], results: list[Row]) -> Outcome:
+    prompts = {row.id: row for row in rows}
+    kept = [result for result in results if result["pairs"]]
+    if len(kept) < 2:
+        reasons = dict(Counter(result["reason"] for result in results))
+        raise ValueError(
+            f"{len(kept)} of {len(results)} prompts gave a pair ({reasons}), expected at least 2: one side of the "
+            "set would be empty. Sample more prompts, or use a teacher further ahead of the student."
+        )
+    aside = max(1, round(config.validation_fraction * len(kept)))
+    for name, part in (("validation", kept[:aside]), ("pairs", kept[aside:])):
+        table = [pair for result in part for pair in _pair_rows(prompts[result["prompt_id"]], result)]
+        write_rows(job.work / f"{name}.parquet", SCHEMA, table)
+    return _report(results, validation=aside)
+
+
+def _pair_rows(row: PromptRow, result: Row) -> list[Row]:
+    return [
+        {
+            "id": f"{row.id}-{number}",
+            "domain": row.domain,
+            "prompt": row.prompt,
+            "chosen": chosen,
+            "rejected": rejected,
+            "chosen_score": 1.0,
+            "rejected_score": 0.0,
+            "source": row.source,
+            "prompt_id": row.id,
+        }
+        for number, (chosen, rejected) in enumerate(result["pairs"])
+    ]
+
+
+def _report(results: list[Row], *, validation: int) -> Outcome:
+    reasons = Counter(result["reason"] for result in results)
+    pairs = sum(len(result["pairs"]) for result in results)
+    measured = [
+        result for result in results if _rate(result["teacher"]) is not None and _rate(result["student"]) is not None
+    ]
+    before = [cast(float, _rate(result["student"])) for result in measured]
+    after = [cast(float, _rate(result["teacher"])) for result in measured]
+    interval = paired_difference(before, after)
+    domains = sorted({result["domain"] for result in results})
+    return Outcome(
+        summary=f"{pairs} pairs of {len(results)} prompts: the teacher verified right, the student verified wrong.",
+        counts={
+            "prompts": len(results),
+            "pairs": pairs,
+            "validation_prompts": validation,
+            **{f"prompts_{name}": number for name, number in sorted(reasons.items())},
+        },
+        metrics={"teacher_correct": float(np.mean(after)), "student_correct": float(np.mean(before))},
+        gain=Gain(
+            metric="correct share, negatives' policy -> positives' policy",
+            before=float(np.mean(before)),
+            after=float(np.mean(after)),
+            n=len(measured),
+            low=interval.low,
+            high=interval.high,
+        ),
+        sections=[
+            Section(title="Prompts by domain and reason", table=[_domain_row(results, name) for name in domains]),
+            _examples(results),
+        ],
+    )
+
+
+def _rate(outcomes: list[str]) -> float | None:
+    """Return the share of right answers among the scored ones, None when none was scored."""
+    scored = [outcome for outcome in outcomes if outcome != "unscored"]
+    return scored.count("correct") / len(scored) if scored else None
+
+
+def _domain_row(results: list[Row], domain: str) -> dict[str, Any]:
+    mine = [result for result in results if result["domain"] == domain]
+    return {"domain": domain, "prompts": len(mine), **Counter(result["reason"] for result in mine)}
+
+
+def _examples(results: list[Row]) -> Section:
+    shown = [result for result in results if result["pairs"]][:3]
+    return Section(
+        title="Examples",
+        table=[
+            {
+                "prompt": result["prompt_id"],
+                "chosen": json.dumps(result["pairs"][0][0], ensure_ascii=False)[:300],
+                "rejected": json.dumps(result["pairs"][0][1], ensure_ascii=False)[:300],
+            }
+            for result in shown
+        ],
+    )

@@ -1,0 +1,78 @@
+"""Log-probabilities of the frozen reference, computed once with the packing that training uses.
+
+The reference is the student before its first step. Rows keep their place in a file on the shared scratch directory,
+so every rank can take any row of any epoch, and a resumed run reads what the first one wrote.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nanbeige_core.distill.pair_batches import EncodedPair, make_pair_batches
+from nanbeige_core.launch.ranks import barrier, rank
+from nanbeige_core.megatron.trainer import Trainer
+
+
+class ReferenceLogProbs:
+    """One fp32 number per label of every packed row, memory-mapped."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a finished file read-only."""
+        self._rows = np.load(path, mmap_mode="r")
+
+    def rows(self, numbers: Sequence[int]) -> torch.Tensor:
+        """Return the log-probabilities of some rows (B, S); an empty row (negative number) is zero."""
+        taken = [self._rows[number] if number >= 0 else np.zeros_like(self._rows[0]) for number in numbers]
+        return torch.from_numpy(np.stack(taken))
+
+
+def reference_log_probs(
+    trainer: Trainer,
+    pairs: Sequence[EncodedPair],
+    bins: Sequence[Sequence[int]],
+    *,
+    sequence_length: int,
+    micro_batch_size: int,
+    path: Path,
+) -> ReferenceLogProbs:
+    """Compute the reference of every row and write it to `path`, or open it when it is there; collective.
+
+    Must be called before the first training step and before a resume point is loaded.
+    """
+    if not path.exists():
+        partial = path.with_name(f"partial-{path.name}")
+        if rank() == 0:
+            np.lib.format.open_memmap(partial, "w+", np.float32, (len(bins), sequence_length)).flush()
+        barrier()
+        _fill(partial, trainer, pairs, bins, sequence_length, micro_batch_size)
+        barrier()
+        if rank() == 0:
+            partial.rename(path)
+        barrier()
+    return ReferenceLogProbs(path)
+
+
+def _fill(
+    path: Path,
+    trainer: Trainer,
+    pairs: Sequence[EncodedPair],
+    bins: Sequence[Sequence[int]],
+    sequence_length: int,
+    micro_batch_size: int,
+) -> None:
+    numbers = range(trainer.data_rank, len(bins), trainer.data_size)
+    batches = make_pair_batches(
+        pairs,
+        [bins[number] for number in numbers],
+        sequence_length=sequence_length,
+        micro_batch_size=micro_batch_size,
+    )
+    if not batches:
+        return
+    file = np.lib.format.open_memmap(path, "r+")
+    log_probs_NS = torch.cat(trainer.log_probs(batches)).cpu().numpy()
+    for number, log_probs_S in zip(numbers, log_probs_NS, strict=True):
+        file[number] = log_probs_S
+    file.flush()

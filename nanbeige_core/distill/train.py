@@ -1,0 +1,223 @@
+"""Dual-level preference distillation (report): the student learns from pairs and from its teacher's distributions."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from transformers import PreTrainedTokenizerFast
+
+from nanbeige_core.contract import Job, Outcome
+from nanbeige_core.data.tables import read_rows
+from nanbeige_core.distill.losses import Denominators, count_denominators
+from nanbeige_core.distill.objective import make_dpd_loss
+from nanbeige_core.distill.pair_batches import PackedPairs, encode_pair, make_pair_batches, pack_pairs
+from nanbeige_core.distill.reference import ReferenceLogProbs, reference_log_probs
+from nanbeige_core.distill.report import Evidence, dpd_report
+from nanbeige_core.distill.vocabulary import VocabularyShard
+from nanbeige_core.megatron import parallel
+from nanbeige_core.megatron.batch import Batch
+from nanbeige_core.megatron.frozen import FrozenModel
+from nanbeige_core.megatron.schedule import LrSchedule
+from nanbeige_core.megatron.trainer import StepStats, Trainer
+from nanbeige_core.megatron.weights import read_model_card
+from nanbeige_core.recipe.configs.distill import DpdConfig
+from nanbeige_core.sft.heldout import measure_heldout
+from nanbeige_core.sft.order import bins_of_rows, plan_steps, rows_of_rank
+
+FIRST_LOSS_TOLERANCE = 1e-3
+"""How far the first step's DPO loss may be from ln 2."""
+
+
+class PairSet(NamedTuple):
+    """Packed pairs with their reference log-probabilities and, per sequence, what its terms are divided by."""
+
+    packed: PackedPairs
+    reference: ReferenceLogProbs
+    counts: list[Denominators]
+
+    def denominators(self, rows: list[int]) -> Denominators:
+        """Return the denominators of a set of sequences."""
+        return Denominators(*(sum(column) for column in zip(*(self.counts[row] for row in rows), strict=True)))
+
+
+def run(job: Job) -> Outcome:
+    """Distil the teacher into the input checkpoint over preference pairs; report both levels and held-out gain."""
+    config = cast(DpdConfig, job.config)
+    require_one_tokenizer(job.inputs["checkpoint"].path, job.inputs["teacher"].path)
+    require_whole_model(job)
+    packed = {name: _load_pairs(job, config, name) for name in ("pairs", "validation")}
+    steps = plan_steps(
+        len(packed["pairs"].bins),
+        epochs=config.epochs,
+        global_batch_size=config.global_batch_size,
+        seed=config.seed,
+    )
+    trainer = _open_trainer(job, config, steps=len(steps))
+    teacher = FrozenModel.open(job.inputs["teacher"].path / "weights", runtime=job.runtime)
+    sets = {name: _with_reference(job, config, trainer, part, name) for name, part in packed.items()}
+    before = _evaluate(job, config, trainer, teacher, sets["validation"])
+    scores_before = measure_heldout(job, config.heldout, job.inputs["checkpoint"].path)
+    history = _train(job, config, trainer, teacher, sets["pairs"], steps)
+    after = _evaluate(job, config, trainer, teacher, sets["validation"])
+    trainer.save(
+        job.work,
+        tokenizer_fingerprint=read_model_card(job.inputs["checkpoint"].path).tokenizer_fingerprint,
+        stage=job.stage,
+        tokens=config.epochs * sum(sum(count[1:]) for count in sets["pairs"].counts),
+        history=history,
+    )
+    scores_after = measure_heldout(job, config.heldout, job.work)
+    return dpd_report(Evidence(packed, history, before, after, scores_before, scores_after))
+
+
+def require_one_tokenizer(student: Path, teacher: Path) -> None:
+    """Refuse a teacher with another tokenizer: its distributions would be over other tokens.
+
+    Raises ValueError naming both fingerprints.
+    """
+    ours, theirs = read_model_card(student), read_model_card(teacher)
+    if (ours.tokenizer_fingerprint, ours.vocab_size) != (theirs.tokenizer_fingerprint, theirs.vocab_size):
+        raise ValueError(
+            f"teacher vocabulary {theirs.tokenizer_fingerprint[:16]} ({theirs.vocab_size} tokens, {teacher}) differs "
+            f"from student {ours.tokenizer_fingerprint[:16]} ({ours.vocab_size} tokens, {student}): token-level KL "
+            "needs one tokenizer. Choose a teacher trained with the student's tokenizer."
+        )
+
+
+def require_whole_model(job: Job) -> None:
+    """Refuse pipeline parallelism: the teacher's logits are needed where the student's are, on one stage.
+
+    Raises ValueError.
+    """
+    if job.runtime.pipeline_parallel > 1:
+        raise ValueError(
+            f"runtime.pipeline_parallel is {job.runtime.pipeline_parallel}, {job.stage} needs 1: teacher and student "
+            "logits must meet on one rank. Use tensor_parallel instead."
+        )
+
+
+def _load_pairs(job: Job, config: DpdConfig, name: str) -> PackedPairs:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(job.inputs["tokenizer"].path)
+    table = job.inputs["pairs"].path / f"{name}.parquet"
+    rows = list(read_rows(table, ("id", "prompt", "chosen", "rejected")))
+    pairs = [encode_pair(tokenizer, row["prompt"], row["chosen"], row["rejected"]) for row in rows]
+    packed = pack_pairs(pairs, config.sequence_length)
+    if not packed.bins or (packed.dropped and config.overflow == "refuse"):
+        raise ValueError(
+            f"{table}: {packed.dropped} of {len(rows)} pairs do not fit {config.sequence_length} tokens, "
+            f"{len(packed.pairs)} do: a pair is never cut. Raise sequence_length or shorten the responses."
+        )
+    return packed
+
+
+def _open_trainer(job: Job, config: DpdConfig, *, steps: int) -> Trainer:
+    source = job.inputs["checkpoint"].path
+    card = read_model_card(source)
+    schedule = LrSchedule(
+        unit="steps",
+        peak=config.learning_rate,
+        floor=config.final_learning_rate,
+        total=steps,
+        warmup=int(config.warmup_fraction * steps),
+        decay=None,
+        shape="cosine",
+    )
+    return Trainer.open(
+        model=card.model,
+        vocab_size=card.vocab_size,
+        optimizer=config.optimizer,
+        schedule=schedule,
+        runtime=job.runtime,
+        seed=config.seed,
+        weights=source / "weights",
+    )
+
+
+def _with_reference(job: Job, config: DpdConfig, trainer: Trainer, packed: PackedPairs, name: str) -> PairSet:
+    reference = reference_log_probs(
+        trainer,
+        packed.pairs,
+        packed.bins,
+        sequence_length=config.sequence_length,
+        micro_batch_size=job.runtime.micro_batch_size,
+        path=job.scratch / f"reference-{name}.npy",
+    )
+    rows = make_pair_batches(packed.pairs, packed.bins, sequence_length=config.sequence_length, micro_batch_size=1)
+    return PairSet(packed, reference, [count_denominators([row]) for row in rows])
+
+
+def _batches(job: Job, config: DpdConfig, pairs: PairSet, rows: list[int]) -> list[Batch]:
+    """Return the micro-batches of some sequences, with the reference's log-probabilities."""
+    size = job.runtime.micro_batch_size
+    batches = make_pair_batches(
+        pairs.packed.pairs,
+        bins_of_rows(pairs.packed.bins, rows),
+        sequence_length=config.sequence_length,
+        micro_batch_size=size,
+    )
+    for number, batch in enumerate(batches):
+        batch.extra["reference_BS"] = pairs.reference.rows(rows[number * size : (number + 1) * size])
+    return batches
+
+
+def _shard(trainer: Trainer) -> VocabularyShard:
+    return VocabularyShard(trainer.vocab_size, parallel.tensor_group())
+
+
+def _evaluate(job: Job, config: DpdConfig, trainer: Trainer, teacher: FrozenModel, pairs: PairSet) -> dict[str, float]:
+    everything = list(range(len(pairs.packed.bins)))
+    loss = make_dpd_loss(config, pairs.denominators(everything), _shard(trainer), teacher)
+    mine = everything[trainer.data_rank :: trainer.data_size]
+    return trainer.evaluate(_batches(job, config, pairs, mine), loss)
+
+
+def _train(
+    job: Job,
+    config: DpdConfig,
+    trainer: Trainer,
+    teacher: FrozenModel,
+    pairs: PairSet,
+    steps: list[list[int]],
+) -> list[dict[str, Any]]:
+    """Take every planned step from the last resume point on; return one history entry per step."""
+    resumed = trainer.load_resume(job.scratch / "resume") or {"history": []}
+    history: list[dict[str, Any]] = resumed["history"]
+    saved = time.monotonic()
+    for number in range(trainer.step, len(steps)):
+        measured = config.gradient_norm_every > 0 and number % config.gradient_norm_every == 0
+        loss = make_dpd_loss(
+            config,
+            pairs.denominators(steps[number]),
+            _shard(trainer),
+            teacher,
+            with_gradient_norms=measured,
+        )
+        mine = rows_of_rank(steps[number], trainer.data_rank, trainer.data_size)
+        stats = trainer.train_step(_batches(job, config, pairs, mine), loss)
+        if number == 0:
+            require_fresh_policy(stats)
+        history.append({"step": number + 1, "loss": stats.loss, "grad_norm": stats.grad_norm, **stats.metrics})
+        job.progress((number + 1) / len(steps), f"step {number + 1}: {json.dumps(_brief(stats))}")
+        if time.monotonic() - saved > job.runtime.checkpoint_seconds:
+            trainer.save_resume(job.scratch / "resume", {"history": history})
+            saved = time.monotonic()
+    return history
+
+
+def require_fresh_policy(stats: StepStats) -> None:
+    """Refuse a first step whose DPO loss is not ln 2: policy and reference would not be the same model.
+
+    Raises RuntimeError.
+    """
+    if abs(stats.metrics["dpo"] - math.log(2)) > FIRST_LOSS_TOLERANCE:
+        raise RuntimeError(
+            f"the first step's DPO loss is {stats.metrics['dpo']:.6f}, expected ln 2 = {math.log(2):.6f}: reference "
+            "log-probabilities and policy disagree before any update. Delete the stage's scratch directory; if it "
+            "stays, packing or precision differ between the two passes."
+        )
+
+
+def _brief(stats: StepStats) -> dict[str, float]:
+    return {name: round(stats.metrics[name], 4) for name in ("dpo", "positive_kl", "negative_kl")}
