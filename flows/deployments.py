@@ -1,9 +1,10 @@
 """Deployments for the UI: the full recipe, one stage, and sweeps with their cron schedules."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
-from prefect import serve
+from prefect import Flow, serve
 from prefect.schedules import Cron
 
 from flows.parameters import RECIPE_FILE, Profile, Sweep
@@ -22,15 +23,20 @@ def serve_deployments(store: str) -> None:
         if entry.sweep
     ]
     serve(
-        recipe.to_deployment("full", parameters={**defaults, "profile": next(iter(Profile)).value}),
-        stage.to_deployment("one", parameters=defaults),
-        sweep.to_deployment(
+        _flow(recipe).to_deployment("full", parameters={**defaults, "profile": next(iter(Profile)).value}),
+        _flow(stage).to_deployment("one", parameters=defaults),
+        _flow(sweep).to_deployment(
             "nightly",
             parameters={**defaults, "sweep": next(iter(Sweep)).value},
             schedules=schedules,
         ),
         limit=2,
     )
+
+
+def _flow(function: Any) -> "Flow[..., Any]":
+    """Return a flow under its real type, which the decorator's overloads lose for enum parameters."""
+    return function
 
 
 def _schedules() -> dict[str, ScheduleEntry]:

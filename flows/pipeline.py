@@ -4,9 +4,10 @@ import time
 from enum import Enum
 from pathlib import Path
 
-from prefect import flow, runtime
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import ALL, RECIPE_FILE, Profile, Stage, stage_or_none
@@ -112,6 +113,6 @@ def _finish(plan: Plan, result: RunResult, store: str, seconds: float) -> None:
     manifests = {name: opened.open(reference)[0] for name, reference in result.references.items()}
     rows = summary_rows(plan, manifests, result.executed)
     create_table_artifact([dict(row) for row in rows], key="summary", description="Every stage: before and after")
-    run_id = str(runtime.flow_run.id or "local")
+    run_id = str(flow_run.id or "local")
     page = write_run_report(plan, manifests, result.executed, cache_directory(store).parent / "runs" / run_id, seconds)
     get_run_logger().info("report: %s", page)

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def prefect_environment(home: Path | None = None) -> None:
 
 
 @contextmanager
-def prefect_server(port: int | None = None) -> Iterator[str]:
+def prefect_server(port: int | None = None) -> Generator[str]:
     """Yield the API URL of a running server: the configured one, one that `up` started, or a new one.
 
     A server started here is stopped at the end. Raises RecipeError when it does not answer in time.
@@ -55,7 +55,7 @@ def prefect_server(port: int | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def start_server(port: int | None = None) -> Iterator[str]:
+def start_server(port: int | None = None) -> Generator[str]:
     """Start a server on loopback, yield its API URL, and stop it."""
     prefect_environment()
     chosen = port or _free_port()
@@ -73,6 +73,7 @@ def start_server(port: int | None = None) -> Iterator[str]:
         os.environ["PREFECT_API_URL"] = url
         yield url
     finally:
+        _flush_logs()
         state.unlink(missing_ok=True)
         os.environ.pop("PREFECT_API_URL", None)
         server.send_signal(signal.SIGTERM)
@@ -81,6 +82,13 @@ def start_server(port: int | None = None) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def _flush_logs() -> None:
+    """Send what this process still has queued for the server, before the server goes away."""
+    handlers = sys.modules.get("prefect.logging.handlers")
+    if handlers is not None:
+        handlers.APILogHandler().flush()
 
 
 def _free_port() -> int:

@@ -79,16 +79,16 @@ class Runtime(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     launcher: Literal["inline", "process", "elastic"] = "process"
-    processes: int = Field(1, ge=1, description="Ranks on this machine.")
-    threads: int = Field(1, ge=1, description="Intra-op threads of each rank.")
-    tensor_parallel: int = Field(1, ge=1)
-    pipeline_parallel: int = Field(1, ge=1)
+    processes: int = Field(default=1, ge=1, description="Ranks on this machine.")
+    threads: int = Field(default=1, ge=1, description="Intra-op threads of each rank.")
+    tensor_parallel: int = Field(default=1, ge=1)
+    pipeline_parallel: int = Field(default=1, ge=1)
     sequence_parallel: bool = False
     micro_batch_size: int = Field(8, ge=1, description="Sequences per forward pass and rank.")
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
-    checkpoint_seconds: float = Field(120.0, gt=0, description="Longest time between two resume points.")
-    timeout_seconds: float | None = Field(None, gt=0)
-    retries: int = Field(0, ge=0)
+    checkpoint_seconds: float = Field(default=120.0, gt=0, description="Longest time between two resume points.")
+    timeout_seconds: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=0, ge=0)
     cache_directory: str = ""
 
 

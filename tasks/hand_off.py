@@ -133,7 +133,8 @@ def stage_task(uses: str) -> Callable[[Callable[..., Any]], "Task[..., Any]"]:
     spec = STAGES[uses]
 
     def wrap(function: Callable[..., Any]) -> "Task[..., Any]":
-        return task(
+        declare: Callable[..., Any] = task  # its overloads do not cover a decorated function of any signature
+        return declare(
             function,
             name=uses,
             description=f"{spec.title} ({spec.source})",
@@ -152,7 +153,7 @@ def configured(stage_function: "Task[..., Any]", call: StageCall) -> "Task[..., 
         task_run_name=call.order.stage,
         retries=Runtime.model_validate(call.order.runtime).retries,
         result_storage=_result_storage(call),
-        result_serializer=ReferenceSerializer(store=call.store, cache=call.cache),
+        result_serializer=ReferenceSerializer(type="artifact-reference", store=call.store, cache=call.cache),
     )
 
 

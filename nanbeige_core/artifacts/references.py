@@ -1,3 +1,5 @@
+# pyright: reportIncompatibleVariableOverride=false
+# (the classes are frozen, so narrowing `kind` to one value is safe)
 """Typed references: the small values that cross a task boundary in place of data.
 
 One class per artifact kind, so that a task's signature says what it takes and gives and a wrong type is refused

@@ -8,7 +8,7 @@ writes the manifest last and renames; on an object store the manifest is uploade
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +160,7 @@ class Store:
         return work.is_dir() and any(child.name != CONTROL for child in work.iterdir())
 
     @contextmanager
-    def lock(self, stage: str, fingerprint: str) -> Iterator[None]:
+    def lock(self, stage: str, fingerprint: str) -> Generator[None]:
         """Hold the single-flight lock of one key; the kernel frees it when its holder dies.
 
         Valid between processes of one host, or on a shared file system with working flock.

@@ -1,4 +1,7 @@
-"""A character n-gram language model: bits per character, the perplexity signal of the tagger."""
+"""A character n-gram language model: bits per UTF-8 byte, the perplexity signal of the tagger.
+
+Per byte, not per character: a Chinese character says as much as three Latin ones and must not look like noise.
+"""
 
 import numpy as np
 from numba import njit
@@ -24,7 +27,7 @@ class CharacterModel:
         _count(code_points(text), np.array(ORDERS), self.counts, self.contexts)
 
     def measure_bits(self, text: str) -> float:
-        """Return the mean bits per character under the model; 0 for an empty text."""
+        """Return the mean bits per UTF-8 byte under the model; 0 for an empty text."""
         return float(_bits(code_points(text), np.array(ORDERS), self.counts, self.contexts))
 
 
@@ -59,7 +62,10 @@ def _bits(
     contexts: NDArray[np.uint32],
 ) -> float:
     total = 0.0
+    size = 0
     for index in range(len(points)):
+        point = points[index]
+        size += 1 + int(point > 0x7F) + int(point > 0x7FF) + int(point > 0xFFFF)
         probability = 1e-5
         for row in range(len(orders)):
             start = index - orders[row] + 1
@@ -69,4 +75,4 @@ def _bits(
                 # the hashed tables can collide, so a count may exceed its context's
                 probability = (min(seen, context) + BACKOFF * probability) / (context + BACKOFF)
         total -= np.log2(probability)
-    return total / max(1, len(points))
+    return total / max(1, size)

@@ -81,9 +81,7 @@ def repeat_lines(text: str, severity: float, source: random.Random, other: str) 
 def add_markup(text: str, severity: float, source: random.Random, other: str) -> str:
     """Insert markup remains between words."""
     units = UNIT.findall(text)
-    return "".join(
-        unit + (source.choice(TAGS) if source.random() < 0.3 * severity else "") for unit in units
-    )
+    return "".join(unit + (source.choice(TAGS) if source.random() < 0.3 * severity else "") for unit in units)
 
 
 def add_boilerplate(text: str, severity: float, source: random.Random, other: str) -> str:

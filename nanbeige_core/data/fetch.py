@@ -21,6 +21,8 @@ from filelock import FileLock
 DOWNLOAD_SECONDS = 600.0
 """Longest time one package download may take."""
 
+ARCHIVES = (".whl", ".gz", ".zip")
+
 
 class FetchError(RuntimeError):
     """A source is neither in the cache nor reachable, or is not the file that was expected."""
@@ -105,10 +107,11 @@ def _tar_files(stream: object, mode: str = "r|") -> Iterator[tuple[str, bytes]]:
 
 
 def _cached_release(name: str, version: str, cache: Path) -> Path | None:
-    stem = name.lower().replace("-", "_")
+    stem = f"{name}_{version}".lower().replace("-", "_")
+    endings = ("_", ".tar.gz", ".zip")  # what may follow the version, so that 1.0 is not found in 1.0.5
     for path in sorted(cache.iterdir()):
         normal = path.name.lower().replace("-", "_")
-        if normal.startswith(f"{stem}_{version}") and path.name.endswith((".whl", ".tar.gz", ".zip")):
+        if normal.startswith(stem) and normal[len(stem) :].startswith(endings) and path.suffix in ARCHIVES:
             return path
     return None
 
@@ -152,9 +155,7 @@ def _download_debian(package: str, cache: Path) -> Path | None:
 def _run(command: list[str], cwd: Path) -> tuple[int, str]:
     """Run a command; return its exit status and the last 400 characters of what it said."""
     try:
-        done = subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False
-        )
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return 124, f"no end after {DOWNLOAD_SECONDS:.0f} s"
     return done.returncode, " ".join((done.stderr or done.stdout).split())[-400:]

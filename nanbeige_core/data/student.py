@@ -9,7 +9,7 @@ from scipy import sparse
 
 from nanbeige_core.data.annotators import DEBRIS, FURNITURE, MARKUP, compression_ratio, distinct_line_share, rate
 from nanbeige_core.data.character_model import CharacterModel
-from nanbeige_core.data.hashing import code_points, hash_units, mix
+from nanbeige_core.data.hashing import code_points, hash_units, is_cjk, is_word, mix
 
 # Shapes: D documents, F features, L labels.
 
@@ -28,26 +28,21 @@ class Student:
     buckets: int
 
 
-def surface_features(text: str, bits: float) -> list[float]:
+def surface_features(text: str, points: NDArray[np.uint32], bits: float) -> list[float]:
     """Return cheap shape measures of a text that n-gram counts do not carry."""
     size = max(1, len(text))
-    lines = text.split("\n")
     ending = text[-1:]
     return [
         bits,
-        compression_ratio(text[:1200]),
+        compression_ratio(text),
         distinct_line_share(text),
         np.log1p(len(text)),
-        np.log1p(size / len(lines)),
-        sum(char.isdigit() for char in text) / size,
-        sum(char.isupper() for char in text) / size,
-        sum(char.isspace() for char in text) / size,
-        sum(char.isalpha() for char in text) / size,
-        sum("\u3400" <= char <= "\u9fff" for char in text) / size,
+        np.log1p(size / (1 + text.count("\n"))),
+        *(_count_classes(points) / size),
         float(ending.isalnum()),
         float(ending in ".!?。！？)}\"'`"),
         rate(MARKUP, text),
-        rate(FURNITURE, text),
+        rate(FURNITURE, text.lower()),
         rate(DEBRIS, text),
     ]
 
@@ -55,7 +50,7 @@ def surface_features(text: str, bits: float) -> list[float]:
 def featurise(
     texts: list[str], model: CharacterModel, buckets: int, characters: int
 ) -> tuple[sparse.csr_matrix, NDArray[np.float64]]:
-    """Return hashed n-gram rows of unit length [D, buckets] and raw surface features [D, 15]."""
+    """Return hashed n-gram rows of unit length [D, buckets] and raw surface features [D, surface]."""
     index_parts: list[NDArray[np.int32]] = []
     pointers = [0]
     surface: list[list[float]] = []
@@ -66,7 +61,7 @@ def featurise(
         ending = code_points(text[-24:])
         index_parts.append(_hash_features(points, units, ending, buckets))
         pointers.append(pointers[-1] + len(index_parts[-1]))
-        surface.append(surface_features(prefix, model.measure_bits(prefix)))
+        surface.append(surface_features(prefix, code_points(prefix), model.measure_bits(prefix)))
     indices = np.concatenate(index_parts) if index_parts else np.empty(0, np.int32)
     counts = sparse.csr_matrix(
         (np.ones(len(indices), np.float32), indices, np.array(pointers)), shape=(len(texts), buckets)
@@ -87,14 +82,12 @@ def fit_student(
     features = _join(rows, surface, centre, scale)
     intercept_L = targets_DL.mean(axis=0)
     kernel_DD = (features @ features.T).toarray()
-    kernel_DD[np.diag_indices_from(kernel_DD)] += ridge * 0.1
+    kernel_DD[np.diag_indices_from(kernel_DD)] += ridge
     duals_DL = np.linalg.solve(kernel_DD, targets_DL - intercept_L)
     return Student(np.asarray(features.T @ duals_DL), intercept_L, centre, scale, rows.shape[1])
 
 
-def predict_labels(
-    student: Student, rows: sparse.csr_matrix, surface: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def predict_labels(student: Student, rows: sparse.csr_matrix, surface: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the labels [D, L], clipped to 0-9."""
     features = _join(rows, surface, student.centre, student.scale)
     return np.clip(np.asarray(features @ student.weights_FL) + student.intercept_L, 0.0, 9.0)
@@ -105,6 +98,19 @@ def _join(
 ) -> sparse.csr_matrix:
     dense = np.clip((surface - centre) / scale, -4, 4) * SURFACE_WEIGHT
     return sparse.csr_matrix(sparse.hstack([rows, sparse.csr_matrix(dense)]))
+
+
+@njit(cache=True)
+def _count_classes(points: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Count digits, ASCII capitals, white space, word characters and CJK."""
+    counts = np.zeros(5)
+    for point in points:
+        counts[0] += 48 <= point <= 57
+        counts[1] += 65 <= point <= 90
+        counts[2] += point == 32 or 9 <= point <= 13
+        counts[3] += is_word(point)
+        counts[4] += is_cjk(point)
+    return counts
 
 
 @njit(cache=True)

@@ -136,8 +136,8 @@ def _report(tokenizer: Tokenizer, held_out: list[Row], training: list[str], fing
     strings = [{"string": s, "tokens": len(encode_documents(tokenizer, [s], plain=False)[0])} for s in SHOWN_STRINGS]
     characters = sum(map(len, training))
     return Outcome(
-        summary=f"Learned {tokenizer.get_vocab_size():,} ids from {characters:,} characters; {ratio:.2f} bytes per token "
-        f"on {len(held_out)} unseen documents, all reproduced exactly. Fingerprint {fingerprint}.",
+        summary=f"Learned {tokenizer.get_vocab_size():,} ids from {characters:,} characters; {ratio:.2f} bytes per "
+        f"token on {len(held_out)} unseen documents, all reproduced exactly. Fingerprint {fingerprint}.",
         counts={
             "vocabulary": tokenizer.get_vocab_size(),
             "special_tokens": len(special_tokens.FIRST) + len(special_tokens.LAST),

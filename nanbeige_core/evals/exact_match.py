@@ -93,9 +93,7 @@ def measure(
     deterministic for a given number of ranks.
     """
     mine = list(rows[rank() :: world_size()])
-    prompts = encode_fitting(
-        tokenizer, mine, window=engine.window, max_new_tokens=sampling.max_new_tokens
-    )
+    prompts = encode_fitting(tokenizer, mine, window=engine.window, max_new_tokens=sampling.max_new_tokens)
     drawn = engine.generate(prompts.ids, sampling, n=n, seed=seed + rank()) if prompts.ids else []
     attempts = _score(engine, prompts.rows, drawn, scorer)
     attempts += [
@@ -103,7 +101,7 @@ def measure(
         for row in prompts.too_long
         for _ in range(n)
     ]
-    return _collect(rows, [attempt for part in gather_objects(attempts) for attempt in part])
+    return collect(rows, [attempt for part in gather_objects(attempts) for attempt in part])
 
 
 def gain(metric: str, before: Scores, after: Scores) -> Gain:
@@ -119,9 +117,7 @@ def gain(metric: str, before: Scores, after: Scores) -> Gain:
     )
 
 
-def _score(
-    engine: Engine, rows: list[PromptRow], drawn: list[list[Completion]], scorer: Scorer
-) -> list[Attempt]:
+def _score(engine: Engine, rows: list[PromptRow], drawn: list[list[Completion]], scorer: Scorer) -> list[Attempt]:
     flat = [(row, item) for row, completions in zip(rows, drawn, strict=True) for item in completions]
     answers = [Answered(engine.text(item), item.finish_reason == "length") for _, item in flat]
     verdicts = scorer.score([row for row, _ in flat], answers)
@@ -140,7 +136,8 @@ def _score(
     ]
 
 
-def _collect(rows: Sequence[PromptRow], attempts: list[Attempt]) -> Scores:
+def collect(rows: Sequence[PromptRow], attempts: Sequence[Attempt]) -> Scores:
+    """Average each problem's scored attempts; problems come in the order of `rows`."""
     by_prompt: dict[str, list[Attempt]] = {row.id: [] for row in rows}
     for attempt in attempts:
         by_prompt[attempt.prompt_id].append(attempt)

@@ -61,9 +61,7 @@ class RoomyLayer(CacheLayerMixin):
         self.values = value_states.new_empty(batch, heads, self.capacity, width)
         self.is_initialized = True
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append [B, H, Q, D] keys and values; return all held so far as views."""
         if self.keys is None or self.values is None:
             self.lazy_initialization(key_states, value_states)
@@ -111,9 +109,7 @@ class RoomyCache(Cache):
             room.select(rows_B)
 
 
-def choose_tokens(
-    log_probs_BV: Tensor, uniform_B: Tensor, *, greedy: bool, top_p: float, top_k: int
-) -> Tensor:
+def choose_tokens(log_probs_BV: Tensor, uniform_B: Tensor, *, greedy: bool, top_p: float, top_k: int) -> Tensor:
     """Return sampled ids [B] by inverting the cumulative distribution at `uniform_B` in [0, 1).
 
     `log_probs_BV` are fp32 and already at the sampling temperature. Truncation keeps the `top_k` largest (0

@@ -38,9 +38,7 @@ class _Sequence(NamedTuple):
 class TransformersEngine:
     """Sample from a Llama state dict held in this process."""
 
-    def __init__(
-        self, state: Mapping[str, Tensor], config: LlamaConfig, tokenizer: PreTrainedTokenizerFast
-    ) -> None:
+    def __init__(self, state: Mapping[str, Tensor], config: LlamaConfig, tokenizer: PreTrainedTokenizerFast) -> None:
         """Build the model around `state` (shared, not copied) under a Hugging Face Llama `config`."""
         with torch.device("meta"):
             self.model = LlamaForCausalLM(config)
@@ -169,9 +167,7 @@ class TransformersEngine:
                 top_k=sampling.top_k,
             )
             drawn.write(step, live.row_B, chosen_B, log_probs_BV.gather(1, chosen_B[:, None])[:, 0])
-            running_B = (
-                (chosen_B != self.stop_id) & (live.limit_B > step + 1) & (drawn.length_B[live.row_B] == 0)
-            )
+            running_B = (chosen_B != self.stop_id) & (live.limit_B > step + 1) & (drawn.length_B[live.row_B] == 0)
             drawn.end(step, live.row_B[~running_B])
             alive = int(running_B.sum())
             if alive == 0:
@@ -181,21 +177,15 @@ class TransformersEngine:
                 cache.select(kept_B)
                 live, chosen_B = live.select(kept_B), chosen_B[kept_B]
             logits_BV = self._advance(chosen_B, live.padding_B, longest + step, cache)
-        return {
-            item: drawn.completion(row, prompts[item.prompt], self.stop_id) for row, item in enumerate(batch)
-        }
+        return {item: drawn.completion(row, prompts[item.prompt], self.stop_id) for row, item in enumerate(batch)}
 
     def _prefill(self, prompts: list[Sequence[int]], cache: RoomyCache) -> tuple[Tensor, Tensor]:
         """Return the last logits [P, V] and the left padding [P] of a batch of prompts."""
         longest = max(len(prompt) for prompt in prompts)
         padding_P = torch.tensor([longest - len(prompt) for prompt in prompts])
-        tokens_PS = torch.tensor(
-            [[self.stop_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        )
+        tokens_PS = torch.tensor([[self.stop_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
         position_S = torch.arange(longest)
-        seen_PSS = (position_S[None, :] <= position_S[:, None])[None] & (position_S >= padding_P[:, None])[
-            :, None
-        ]
+        seen_PSS = (position_S[None, :] <= position_S[:, None])[None] & (position_S >= padding_P[:, None])[:, None]
         mask = torch.zeros(seen_PSS.shape, dtype=self.model.dtype).masked_fill_(~seen_PSS, HIDDEN)[:, None]
         positions_PS = (position_S - padding_P[:, None]).clamp_min(0)
         return self._forward(tokens_PS, mask, positions_PS, cache), padding_P
@@ -203,9 +193,7 @@ class TransformersEngine:
     def _advance(self, tokens_B: Tensor, padding_B: Tensor, position: int, cache: RoomyCache) -> Tensor:
         """Feed one token to each sequence; return the next logits [B, V]."""
         hidden_BS = torch.arange(position + 1) < padding_B[:, None]
-        mask = torch.zeros(hidden_BS.shape, dtype=self.model.dtype).masked_fill_(hidden_BS, HIDDEN)[
-            :, None, None
-        ]
+        mask = torch.zeros(hidden_BS.shape, dtype=self.model.dtype).masked_fill_(hidden_BS, HIDDEN)[:, None, None]
         return self._forward(tokens_B[:, None], mask, (position - padding_B)[:, None], cache)
 
     def _forward(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: RoomyCache) -> Tensor:

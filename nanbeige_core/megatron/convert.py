@@ -125,7 +125,7 @@ def copy_into_model(module: Any, full: dict[str, Tensor]) -> None:
 def hf_config(model_json: dict[str, Any]) -> Any:
     """Return transformers' LlamaConfig for the content of a model.json.
 
-    transformers 5 keeps the RoPE base under `rope_parameters`; `write_hf_config` adds the top-level key of older readers.
+    transformers 5 keeps the RoPE base under `rope_parameters`; `write_hf_config` adds the older top-level key.
     """
     from transformers import LlamaConfig
 

@@ -5,6 +5,7 @@ own attention and norm, and a shim that redirects Megatron's CUDA calls (`cpu_sh
 the same code on both.
 """
 
+import importlib
 import importlib.util
 import warnings
 from typing import Any, Literal
@@ -25,6 +26,18 @@ QUIET = (
 )
 """Beginnings of Megatron warnings that no user of this project can act on."""
 
+MODULES = (
+    "megatron.core.models.gpt.gpt_layer_specs",
+    "megatron.core.models.gpt.gpt_model",
+    "megatron.core.distributed",
+    "megatron.core.optimizer",
+    "megatron.core.optimizer_param_scheduler",
+    "megatron.core.pipeline_parallel",
+    "megatron.core.dist_checkpointing",
+    "megatron.core.datasets.indexed_dataset",
+)
+"""What training imports of Megatron."""
+
 _STATE: dict[str, bool] = {"active": False}
 
 
@@ -44,6 +57,13 @@ def activate() -> None:
         from nanbeige_core.megatron import cpu_shim
 
         cpu_shim.install()
+
+
+def preload() -> None:
+    """Activate, and import the parts of Megatron that training uses, so that forked ranks share one import."""
+    activate()
+    for name in MODULES:
+        importlib.import_module(name)
 
 
 def device() -> torch.device:

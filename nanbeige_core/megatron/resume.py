@@ -34,6 +34,7 @@ def _progress(trainer: "Trainer") -> dict[str, Any]:
     return {
         "step": trainer.step,
         "samples": trainer.samples,
+        "trained_tokens": trainer.tokens,
         "scheduler": trainer.scheduler.state_dict(),
         "schedule": trainer.schedule.model_dump(),
     }
@@ -100,7 +101,7 @@ def _set_progress(trainer: "Trainer", state: dict[str, Any]) -> None:
             f"the checkpoint was trained under another learning-rate schedule (recorded, asked for): {changed}. "
             "Phases of one run share one schedule; load weights only to start a new one."
         )
-    trainer.step, trainer.samples = state["step"], state["samples"]
+    trainer.step, trainer.samples, trainer.tokens = state["step"], state["samples"], state["trained_tokens"]
     for group in trainer.optimizer.param_groups:
         # a loaded optimizer's max_lr would beat the schedule (Megatron-LM #963)
         group["max_lr"], group["min_lr"] = trainer.schedule.peak, trainer.schedule.floor

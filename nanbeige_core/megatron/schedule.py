@@ -22,15 +22,17 @@ Shape = Literal["constant", "linear", "cosine", "minus_sqrt", "exponential"]
 
 
 class LrSchedule(IdentityConfig):
-    """Warm up, stay, decay; lengths count samples or optimizer steps (`unit`)."""
+    """Warm up, stay, decay; lengths count tokens, samples or optimizer steps (`unit`)."""
 
-    unit: Literal["samples", "steps"] = Field("steps", description="What warmup, total and decay count. ours")
+    unit: Literal["tokens", "samples", "steps"] = Field(
+        default="steps", description="What warmup, total and decay count. ours"
+    )
     peak: float = Field(gt=0, description="Highest learning rate.")
-    floor: float = Field(0.0, ge=0, description="Learning rate at the end of decay.")
+    floor: float = Field(default=0.0, ge=0, description="Learning rate at the end of decay.")
     total: int = Field(ge=1, description="Length of the whole schedule, in `unit`.")
-    warmup: int = Field(0, ge=0, description="Linear rise from zero, in `unit`.")
-    decay: int | None = Field(None, ge=0, description="Final decay, in `unit`; none = everything after warmup.")
-    shape: Shape = Field("constant", description="Form of the decay; constant = no decay at all.")
+    warmup: int = Field(default=0, ge=0, description="Linear rise from zero, in `unit`.")
+    decay: int | None = Field(default=None, ge=0, description="Final decay, in `unit`; none = everything after warmup.")
+    shape: Shape = Field(default="constant", description="Form of the decay; constant = no decay at all.")
 
     @model_validator(mode="after")
     def validate_lengths(self) -> Self:
@@ -53,7 +55,7 @@ class LrSchedule(IdentityConfig):
         return self.total - self.warmup if self.decay is None else self.decay
 
     def rate(self, count: float) -> float:
-        """Return the learning rate at `count` finished samples or steps."""
+        """Return the learning rate at `count` finished units."""
         if self.warmup and count <= self.warmup:
             return self.peak * count / self.warmup
         if self.shape == "constant" or count <= self.total - self.decay_length:

@@ -27,6 +27,12 @@ from nanbeige_core.megatron.vocab_parallel import LossFn, mask_padding, vocab_pa
 from nanbeige_core.recipe.configs.base import ModelConfig, OptimizerConfig
 
 
+device.preload()  # here, so that whoever imports this module before forking ranks imports Megatron once
+
+SAMPLES, TOKENS = "trainer/samples", "trainer/tokens"
+"""Names under which a step's size travels with its metrics."""
+
+
 class StepStats(NamedTuple):
     """What one optimizer step did; equal on every rank."""
 
@@ -64,6 +70,7 @@ class Trainer:
         self.data_size: int = dist.get_world_size(parallel.data_group())
         self.step = 0
         self.samples = 0
+        self.tokens = 0
         module = build_model(model, vocab_size=vocab_size, runtime=runtime)
         initialize_weights(module, model, seed=seed)
         built = build_optimizer(module, model, optimizer, schedule)
@@ -110,18 +117,18 @@ class Trainer:
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
         stored = self._run_schedule(micro_batches, self._loss_step(loss), forward_only=False)
-        local = sum(batch.tokens_BS.size(0) for batch in micro_batches)
-        totals = self._sum_everywhere(stored, samples=local)
-        samples, summed_loss = int(totals.pop("samples")), totals.pop("loss")
+        totals = self._sum_everywhere(stored, micro_batches)
+        samples, tokens, summed_loss = int(totals.pop(SAMPLES)), int(totals.pop(TOKENS)), totals.pop("loss")
         if not math.isfinite(summed_loss):
             raise FloatingPointError(
                 f"loss is {summed_loss} at step {self.step + 1} (rate {self.rate:.3g}), a finite number was expected. "
                 "No weight was changed. Lower the peak learning rate or look at this step's batch."
             )
-        self.scheduler.step(increment=samples if self.schedule.unit == "samples" else 1)
+        self.scheduler.step(increment={"steps": 1, "samples": samples, "tokens": tokens}[self.schedule.unit])
         _, grad_norm, _ = self.optimizer.step()
         self.step += 1
         self.samples += samples
+        self.tokens += tokens
         return StepStats(summed_loss, float(grad_norm), self.rate, totals)
 
     @property
@@ -250,17 +257,18 @@ class Trainer:
                 forward_only=forward_only,
             )
 
-    def _sum_everywhere(self, stored: list[dict[str, Tensor]], *, samples: int) -> dict[str, float]:
+    def _sum_everywhere(self, stored: list[dict[str, Tensor]], micro_batches: Sequence[Batch]) -> dict[str, float]:
         """Sum over micro-batches and data-parallel ranks; one all-reduce, and one broadcast along the pipeline."""
         totals: dict[str, float] = {}
         if parallel.is_last_stage():
             names = sorted(stored[0])
-            rows = [torch.stack([entry[name].detach().double() for name in names]) for entry in stored]
-            counted = torch.tensor([float(samples)], dtype=torch.float64, device=device.device())
+            rows = [torch.stack([entry[name].double() for name in names]) for entry in stored]
+            sizes = [[batch.tokens_BS.size(0), batch.tokens_BS.numel()] for batch in micro_batches]
+            counted = torch.tensor(sizes, dtype=torch.float64, device=device.device()).sum(0)
             vector = torch.cat([counted, torch.stack(rows).sum(0)])
             if self.data_size > 1:
                 dist.all_reduce(vector, group=parallel.data_group())
-            totals = dict(zip(["samples", *names], vector.tolist(), strict=True))
+            totals = dict(zip([SAMPLES, TOKENS, *names], vector.tolist(), strict=True))
         return self._from_last_stage(totals)
 
     def _from_last_stage(self, totals: dict[str, float]) -> dict[str, float]:

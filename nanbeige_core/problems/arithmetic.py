@@ -195,9 +195,7 @@ def open_families(seed: int) -> list[Family]:
         Family(
             name=name,
             domain="math",
-            generate=reasoning_gym_generator(
-                dataset, options, explain=explain, templates=templates, seed=seed
-            ),
+            generate=reasoning_gym_generator(dataset, options, explain=explain, templates=templates, seed=seed),
             weight=weight,
             easy=name == "sum2",
         )

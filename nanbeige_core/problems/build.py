@@ -134,8 +134,8 @@ def open_pools(config: ProblemsConfig, cache: Path, processes: int) -> tuple[dic
         code, code_counts = programs.synthesise(
             sandbox,
             seed=config.seed,
-            # every program has eight wordings; twice the need, because a fifth of the groups is reserved
-            wanted=max(64, round(total.code * 0.6)),
+            # every program has eight wordings; more than an eighth, because a fifth of the groups is reserved
+            wanted=max(64, round(total.code * 0.3)),
             tests=config.tests_per_program,
             public=config.public_tests,
             fuel_per_test=config.fuel_per_test,

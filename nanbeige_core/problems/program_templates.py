@@ -49,9 +49,7 @@ TEMPLATES: tuple[ProgramTemplate, ...] = (
     _template("smaller", 1, "int", "min(x, {k})", ("the smaller of x and {k}", "x和{k}中较小的数"), k=(1, 60)),
     _template("above", 1, "int", "x > {k}", ("whether x is greater than {k}", "x是否大于{k}"), k=(1, 60)),
     _template("distance", 1, "int", "abs(x - {k})", ("the distance between x and {k}", "x与{k}的距离"), k=(1, 60)),
-    _template(
-        "divisible", 1, "int", "x % {k} == 0", ("whether x is divisible by {k}", "x能否被{k}整除"), k=(2, 12)
-    ),
+    _template("divisible", 1, "int", "x % {k} == 0", ("whether x is divisible by {k}", "x能否被{k}整除"), k=(2, 12)),
     _template(
         "linear",
         3,
@@ -79,9 +77,7 @@ TEMPLATES: tuple[ProgramTemplate, ...] = (
         k=(0, 20),
         m=(21, 60),
     ),
-    _template(
-        "square", 3, "int", "x * x + {k}", ("the square of x plus {k}", "x的平方加{k}"), k=(1, 60)
-    ),
+    _template("square", 3, "int", "x * x + {k}", ("the square of x plus {k}", "x的平方加{k}"), k=(1, 60)),
     _template(
         "weighted",
         3,
@@ -92,9 +88,7 @@ TEMPLATES: tuple[ProgramTemplate, ...] = (
         m=(2, 15),
     ),
     _template("add_all", 2, "list", "[x + {k} for x in xs]", ("xs with {k} added to each number", "xs中每个数加{k}")),
-    _template(
-        "scale_all", 2, "list", "[x * {k} for x in xs]", ("xs with each number times {k}", "xs中每个数乘以{k}")
-    ),
+    _template("scale_all", 2, "list", "[x * {k} for x in xs]", ("xs with each number times {k}", "xs中每个数乘以{k}")),
     _template(
         "keep_above",
         2,
@@ -150,9 +144,23 @@ TEMPLATES: tuple[ProgramTemplate, ...] = (
         k=(2, 9),
         m=(2, 20),
     ),
-    _template("top", 3, "list", "sorted(xs)[-{k}:]", ("the {k} largest numbers of xs, sorted", "xs中最大的{k}个数，升序"), k=(1, 5)),
-    _template("upper", 3, "text", "s[:{k}].upper()", ("the first {k} characters of s in upper case", "s的前{k}个字符的大写"), k=(1, 6)),
-)  # fmt: skip
+    _template(
+        "top",
+        3,
+        "list",
+        "sorted(xs)[-{k}:]",
+        ("the {k} largest numbers of xs, sorted", "xs中最大的{k}个数，升序"),
+        k=(1, 5),
+    ),
+    _template(
+        "upper",
+        3,
+        "text",
+        "s[:{k}].upper()",
+        ("the first {k} characters of s in upper case", "s的前{k}个字符的大写"),
+        k=(1, 6),
+    ),
+)
 
 ASK: dict[Language, tuple[str, ...]] = {
     "en": (

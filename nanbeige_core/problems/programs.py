@@ -13,7 +13,20 @@ from nanbeige_core.problems.program_templates import ASK, PARAMETER, REASON, TEM
 from nanbeige_core.verify.sandbox import Program, Sandbox
 from nanbeige_core.verify.typed_data import same_value
 
-WORDS = "apple bridge candle dragon engine forest garden harbor island jungle kitten lemon".split()
+WORDS = [
+    "apple",
+    "bridge",
+    "candle",
+    "dragon",
+    "engine",
+    "forest",
+    "garden",
+    "harbor",
+    "island",
+    "jungle",
+    "kitten",
+    "lemon",
+]
 STUBS: tuple[Any, ...] = (None, 0, 1, -1, True, False, [], "")
 LEVEL_WEIGHT = {1: 3, 2: 2, 3: 1}
 

@@ -9,7 +9,7 @@ Simplified with OpenCC.
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ def unpack(cache: Path) -> Path:
 
 
 @contextmanager
-def importable(path: Path) -> Iterator[None]:
+def importable(path: Path) -> Generator[None]:
     """Make the packages under `path` importable for the duration of the block."""
     sys.path.insert(0, str(path))
     try:

@@ -90,9 +90,7 @@ class PairwiseJudge:
         """
         return self.verdicts(prompts, answers_a, answers_b).averaged
 
-    def verdicts(
-        self, prompts: Sequence[str], answers_a: Sequence[str], answers_b: Sequence[str]
-    ) -> Verdicts:
+    def verdicts(self, prompts: Sequence[str], answers_a: Sequence[str], answers_b: Sequence[str]) -> Verdicts:
         """Return the probability that A is better in each order."""
         count = len(prompts)
         texts = [comparison_text(*triple) for triple in zip(prompts, answers_a, answers_b, strict=True)]

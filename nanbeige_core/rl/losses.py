@@ -45,10 +45,11 @@ def policy_loss(
 ) -> PolicyLoss:
     """Return the masked per-token policy losses [B, S]; their sum over the global denominator is the loss.
 
-    r = exp(clamp(new - old, -20, 20)); l = max(-A r, -A clip(r, 1 - low, 1 + high)), at most -c A where A < 0 with
-    dual clip; w = min(exp(old - gen), cap), detached (truncated importance sampling). Without `old_BS` the update is
-    strictly on-policy: old is new detached, r is 1, no clip can act and the gradient is that of -A new
-    (2402.03300; 2503.14476 eq. 8 for the two bounds). `advantages_BS` may be [B, 1]. Values outside the mask may be anything, nan included.
+    r = exp(clamp(new - old, -20, 20)); l = max(-A r, -A clip(r, 1 - low, 1 + high)), at most -c A where A < 0
+    with dual clip; w = min(exp(old - gen), cap), detached (truncated importance sampling). Without `old_BS`
+    the update is strictly on-policy: old is new detached, r is 1, no clip can act and the gradient is that of
+    -A new (2402.03300; 2503.14476 eq. 8 for the two bounds). `advantages_BS` may be [B, 1]. Values outside
+    the mask may be anything, nan included.
     """
     mask = mask_BS > 0
     new_BS, gen_BS = torch.where(mask, new_BS, 0.0), torch.where(mask, gen_BS, 0.0)

@@ -79,16 +79,13 @@ def run(job: Job) -> Outcome:
     """
     config: OnPolicyFilterConfig = job.config
     rates = read_rates(job.inputs["pass_rates"].path)
-    band = {"low": config.low, "high": config.high, "strict": config.strict}
-    decisions = {rate.prompt_id: decide(rate, **band) for rate in rates}
+    decisions = {rate.prompt_id: decide(rate, low=config.low, high=config.high, strict=config.strict) for rate in rates}
     kept = [rate for rate in rates if decisions[rate.prompt_id] == "kept"]
     if len(kept) < config.minimum:
         raise ValueError(_empty(job.stage, config, rates, len(kept)))
     problems = pq.read_table(job.inputs["problems"].path / FILE)
     heldout = _write(job.work, problems, config, {rate.prompt_id for rate in kept})
-    counts = {
-        reason: sum(d == reason for d in decisions.values()) for reason in ("too_hard", "too_easy", "unscored")
-    }
+    counts = {reason: sum(d == reason for d in decisions.values()) for reason in ("too_hard", "too_easy", "unscored")}
     leaked = expected_outside(kept, low=config.low, high=config.high)
     mean = sum(rate.rate or 0.0 for rate in kept) / len(kept)
     return Outcome(
@@ -134,9 +131,7 @@ def _empty(stage: str, config: OnPolicyFilterConfig, rates: Sequence[Rate], kept
     )
 
 
-def _sections(
-    config: OnPolicyFilterConfig, rates: Sequence[Rate], decisions: dict[str, str]
-) -> list[Section]:
+def _sections(config: OnPolicyFilterConfig, rates: Sequence[Rate], decisions: dict[str, str]) -> list[Section]:
     bins = {"kept": [0.0] * 21, "dropped": [0.0] * 21}
     for rate in rates:
         if rate.rate is not None:

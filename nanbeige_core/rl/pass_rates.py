@@ -183,9 +183,7 @@ def _measure_chunk(
     number: int,
 ) -> pa.Table:
     """Draw and grade one chunk; its seed is its number's, so a redrawn chunk is the same."""
-    prompts = encode_fitting(
-        tokenizer, rows, window=engine.window, max_new_tokens=config.sampling.max_new_tokens
-    )
+    prompts = encode_fitting(tokenizer, rows, window=engine.window, max_new_tokens=config.sampling.max_new_tokens)
     seed = config.seed * 1_000_003 + number
     drawn = engine.generate(prompts.ids, config.sampling, n=config.samples, seed=seed) if prompts.ids else []
     graded = grader.grade(prompts.rows, prompts.ids, drawn)
@@ -204,7 +202,14 @@ def _measure_chunk(
                     "tokens": len(item.token_ids),
                 }
             )
-    lost = {"index": 0, "text": "", "outcome": "unscored", "reason": NOT_FITTING, "finish_reason": "", "tokens": 0}
+    lost: dict[str, object] = {
+        "index": 0,
+        "text": "",
+        "outcome": "unscored",
+        "reason": NOT_FITTING,
+        "finish_reason": "",
+        "tokens": 0,
+    }
     records += [{"prompt_id": row.id, **lost} for row in prompts.too_long]
     return pa.Table.from_pylist(records, schema=SAMPLE_SCHEMA)
 

@@ -38,9 +38,7 @@ class Update(NamedTuple):
     record: TokenRecord
 
 
-def select_trained(
-    groups: Sequence[Sequence[Rollout]], config: PolicyLossConfig
-) -> list[tuple[Rollout, float]]:
+def select_trained(groups: Sequence[Sequence[Rollout]], config: PolicyLossConfig) -> list[tuple[Rollout, float]]:
     """Return the responses that get a gradient, with their advantages.
 
     Advantages are computed on the full group first; then unscored responses, truncated ones (when masked) and

@@ -87,9 +87,7 @@ def _pivots(comparisons: Sequence[Comparison]) -> dict[int, int]:
     return {comparison.group: comparison.right for comparison in comparisons}
 
 
-def group_rewards(
-    judge: Judge, groups: Sequence[Group], scheme: RewardScheme, random: Random
-) -> list[list[float]]:
+def group_rewards(judge: Judge, groups: Sequence[Group], scheme: RewardScheme, random: Random) -> list[list[float]]:
     """Judge all groups in one batch and return their rewards."""
     comparisons = plan_comparisons(groups, scheme, random)
     probabilities = judge.win_probability(

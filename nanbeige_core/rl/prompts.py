@@ -45,9 +45,7 @@ def load_prompts(
     table = pq.read_table(directory / FILE, columns=list(PromptRow._fields))
     rows = [PromptRow(**row) for row in table.to_pylist()]
     kept = [
-        row
-        for row in rows
-        if (splits is None or row.split in splits) and (domains is None or row.domain in domains)
+        row for row in rows if (splits is None or row.split in splits) and (domains is None or row.domain in domains)
     ]
     if limit is None or limit >= len(kept):
         return kept

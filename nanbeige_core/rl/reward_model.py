@@ -15,13 +15,14 @@ from transformers import PreTrainedTokenizerFast
 from nanbeige_core.contract import Job, Outcome
 from nanbeige_core.evals.exact_match import encode_fitting
 from nanbeige_core.generate.engines import open_engine
+from nanbeige_core.generate.protocol import Engine
 from nanbeige_core.generate.transformers_engine import TransformersEngine
 from nanbeige_core.launch.ranks import barrier, gather_objects, rank, world_size
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.convert import hf_config
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.trainer import Trainer
-from nanbeige_core.megatron.vocab_parallel import vocab_parallel_log_probs
+from nanbeige_core.megatron.vocab_parallel import LossFn, vocab_parallel_log_probs
 from nanbeige_core.megatron.weights import read_model_card
 from nanbeige_core.recipe.configs.rl import RewardModelConfig
 from nanbeige_core.rl.judge import TEMPLATE, VERDICT_FILE, PairwiseJudge, comparison_text, judged_answer, verdict_tokens
@@ -42,9 +43,7 @@ def run(job: Job) -> Outcome:
     tokens = verdict_tokens(tokenizer)
     rows = [
         row
-        for row in load_prompts(
-            job.inputs["problems"].path, splits=SPLITS, domains={"general"}, limit=config.prompts
-        )
+        for row in load_prompts(job.inputs["problems"].path, splits=SPLITS, domains={"general"}, limit=config.prompts)
         if row.answer.strip()
     ]
     engine = open_engine(checkpoint, job.inputs["tokenizer"].path, job.runtime)
@@ -78,7 +77,7 @@ def run(job: Job) -> Outcome:
 def _policy_answers(
     job: Job,
     config: RewardModelConfig,
-    engine: TransformersEngine,
+    engine: Engine,
     tokenizer: PreTrainedTokenizerFast,
     rows: Sequence[PromptRow],
 ) -> list[list[str]]:
@@ -177,23 +176,19 @@ def _examples(
         (comparison_text(pair.prompt, pair.worse, pair.better), 1 - pair.label),
     ]
     return [
-        TrainedResponse(
-            tuple(tokenizer.encode(text, add_special_tokens=False)), (tokens[0],), (0.0,), label, weight
-        )
+        TrainedResponse(tuple(tokenizer.encode(text, add_special_tokens=False)), (tokens[0],), (0.0,), label, weight)
         for text, label in texts
     ]
 
 
-def _make_loss(trainer: Trainer, tokens: tuple[int, int]):  # noqa: ANN202
+def _make_loss(trainer: Trainer, tokens: tuple[int, int]) -> LossFn:
     def loss(logits_BSV_tp: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """-[y log p(A) + (1 - y) log p(B)] over the whole vocabulary, so the verdict is also what is said."""
         place_BS = batch.loss_mask_BS > 0
         logits_1MV = logits_BSV_tp[place_BS][None]
         labels_1M = torch.full((1, logits_1MV.shape[1]), tokens[0], dtype=torch.long)
         log_a_1M = vocab_parallel_log_probs(logits_1MV, labels_1M, trainer.vocab_size)
-        log_b_1M = vocab_parallel_log_probs(
-            logits_1MV, torch.full_like(labels_1M, tokens[1]), trainer.vocab_size
-        )
+        log_b_1M = vocab_parallel_log_probs(logits_1MV, torch.full_like(labels_1M, tokens[1]), trainer.vocab_size)
         wish_1M = batch.extra["advantage_BS"][place_BS][None]
         weight_1M = batch.extra["weight_BS"][place_BS][None]
         losses_1M = -(wish_1M * log_a_1M + (1 - wish_1M) * log_b_1M)

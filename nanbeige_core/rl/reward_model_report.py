@@ -1,5 +1,6 @@
 """How good a judge is: accuracy on unseen prompts, agreement with itself, and the known ways to fool one."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,8 +55,8 @@ def judge_pairs(judge: PairwiseJudge, pairs: Sequence[JudgePair]) -> Judged:
 def length_correlation(judged: Judged) -> float:
     """Return Kendall's tau between the length advantage of the better answer and its win probability."""
     advantage = [len(pair.better) - len(pair.worse) for pair in judged.pairs]
-    tau = float(stats.kendalltau(advantage, judged.averaged).statistic)
-    return 0.0 if tau != tau else tau
+    tau = float(stats.kendalltau(advantage, judged.averaged)[0])  # pyright: ignore[reportArgumentType]
+    return 0.0 if math.isnan(tau) else tau
 
 
 def hack_rates(judge: PairwiseJudge, pairs: Sequence[JudgePair]) -> dict[str, float]:

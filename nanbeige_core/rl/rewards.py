@@ -75,7 +75,7 @@ class JudgedRewards:
     def __init__(self, engine: Engine, judge: Judge, scheme: RewardScheme, *, seed: int) -> None:
         self._engine = engine
         self._judge = judge
-        self._scheme = scheme
+        self._scheme: RewardScheme = scheme
         self._seed = seed
 
     def reward(

@@ -3,14 +3,15 @@
 A `Scorer` keeps the verifiers' worker pools open for a whole stage: starting a sandbox costs more than using it.
 """
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
 
 from nanbeige_core.rl.prompts import PromptRow
-from nanbeige_core.verify import Verdict, VerificationRequest, Verifier, open_verifier
+from nanbeige_core.verify.verdict import Verdict, VerificationRequest, Verifier, VerifierKind, open_verifier
 
 
 class Answered(NamedTuple):
@@ -52,20 +53,20 @@ class Scorer:
         return [verdict for verdict in verdicts if verdict is not None]
 
     def _verifier(self, kind: str, row: PromptRow) -> Verifier:
-        if kind not in ("math", "code"):
+        if kind not in get_args(VerifierKind):
             raise ValueError(
                 f"prompt {row.id} has verifier {kind!r}, expected math or code: an answer without a checkable result "
                 "is compared by a reward model. Score domain general with rl.judge."
             )
         if kind not in self._verifiers:
-            opened = open_verifier(kind, workers=self._workers, cache=self._cache)
+            opened = open_verifier(cast(VerifierKind, kind), workers=self._workers, cache=self._cache)
             self._verifiers[kind] = self._open.enter_context(opened)
         return self._verifiers[kind]
 
 
 def _request(row: PromptRow, response: Answered) -> VerificationRequest:
     return VerificationRequest(
-        prompt_id=row.id, response_text=response.text, spec=row.spec, truncated=response.truncated
+        prompt_id=row.id, response_text=response.text, spec=json.loads(row.spec), truncated=response.truncated
     )
 
 

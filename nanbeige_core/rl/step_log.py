@@ -20,7 +20,7 @@ class Sample(NamedTuple):
     """One rollout as it is gathered, logged and stored."""
 
     prompt_id: str
-    index: int
+    number: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str
@@ -35,7 +35,7 @@ def to_samples(groups: Sequence[Sequence[Rollout]]) -> list[Sample]:
     return [
         Sample(
             prompt_id=rollout.row.id,
-            index=index,
+            number=number,
             token_ids=rollout.completion.token_ids,
             logprobs=rollout.completion.logprobs,
             finish_reason=rollout.completion.finish_reason,
@@ -45,7 +45,7 @@ def to_samples(groups: Sequence[Sequence[Rollout]]) -> list[Sample]:
             prompt_tokens=len(rollout.completion.prompt_ids),
         )
         for group in groups
-        for index, rollout in enumerate(group)
+        for number, rollout in enumerate(group)
     ]
 
 

@@ -109,9 +109,7 @@ def open_stage(job: Job, opened: ExitStack) -> Stage:
     engine = open_engine(checkpoint, job.inputs["tokenizer"].path, job.runtime)
     domains = STAGE_DOMAINS[config.domain]
     rows = load_prompts(job.inputs["prompts"].path, splits={"rl"}, domains=domains)
-    prompts = encode_fitting(
-        tokenizer, rows, window=engine.window, max_new_tokens=config.sampling.max_new_tokens
-    )
+    prompts = encode_fitting(tokenizer, rows, window=engine.window, max_new_tokens=config.sampling.max_new_tokens)
     if len(prompts.rows) < config.prompts_per_step:
         raise ValueError(
             f"{len(prompts.rows)} prompts of domain {config.domain} fit the window, expected at least "
@@ -138,9 +136,7 @@ def _open_rewards(
             f"the prompts of {job.stage} hold no held-out rows of domain {config.domain}: without them the stage "
             "cannot say what it changed. Build the problems with a held-out split."
         )
-    sampling = SamplingConfig(
-        temperature=config.heldout.temperature, max_new_tokens=config.sampling.max_new_tokens
-    )
+    sampling = SamplingConfig(temperature=config.heldout.temperature, max_new_tokens=config.sampling.max_new_tokens)
     samples = config.heldout.samples
     if config.domain == "preference":
         directory = job.inputs["reward_model"].path
@@ -248,9 +244,7 @@ def sync(stage: Stage) -> float:
     """Copy the trainer's weights into the engine and prove that both agree; return their largest difference."""
     version = stage.trainer.step
     stage.engine.update_weights(stage.trainer.hf_state_dict(), version)
-    return require_agreement(
-        stage.engine, stage.trainer, stage.prompts.ids[0], tolerance=stage.config.probe_tolerance
-    )
+    return require_agreement(stage.engine, stage.trainer, stage.prompts.ids[0], tolerance=stage.config.probe_tolerance)
 
 
 def gather_by_data_rank(trainer: Trainer, items: list[Item]) -> list[Item]:

@@ -49,14 +49,12 @@ def build_outcome(
     )
 
 
-def _summary(
-    config: RlConfig, history: History, before: Measured, after: Measured, interval: Interval
-) -> str:
+def _summary(config: RlConfig, history: History, before: Measured, after: Measured, interval: Interval) -> str:
     idle = sum(entry["updates"] == 0 for entry in history)
     skipped = f" {idle} steps had no group to learn from." if idle else ""
     return (
-        f"{len(history)} on-policy steps of {config.prompts_per_step} prompts x {config.group_size} responses moved the "
-        f"held-out score from {before.mean:.3f} to {after.mean:.3f} (95 % interval of the difference "
+        f"{len(history)} on-policy steps of {config.prompts_per_step} prompts x {config.group_size} responses moved "
+        f"the held-out score from {before.mean:.3f} to {after.mean:.3f} (95 % interval of the difference "
         f"{interval.low:+.3f} to {interval.high:+.3f}).{skipped}"
     )
 

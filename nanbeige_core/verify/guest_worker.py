@@ -51,7 +51,7 @@ class GuestEngine:
 
     def compile(self, wasm: bytes) -> bytes:
         """Return the machine code of a component."""
-        return component.Component(self._engine, wasm).serialize()
+        return bytes(component.Component(self._engine, wasm).serialize())
 
     def load(self, compiled: Path) -> None:
         """Map the compiled guest into memory."""
@@ -125,7 +125,7 @@ def _make_deterministic(linker: component.Linker) -> None:
         raise WaitingRefused
 
     def instant() -> component.Record:
-        record = component.Record()
+        record: Any = component.Record()
         record.seconds, record.nanoseconds = 0, 0
         return record
 

@@ -8,7 +8,7 @@ raises SandboxUnavailable; there is no fallback that runs code unprotected.
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,7 @@ def to_result(reply: dict[str, Any] | WorkerLost) -> ProgramResult:
 
 
 @contextmanager
-def open_sandbox(*, workers: int, cache: Path) -> Iterator[Sandbox]:
+def open_sandbox(*, workers: int, cache: Path) -> Generator[Sandbox]:
     """Yield a sandbox whose compiled interpreter lives in `cache` (built there first, once, in about 30 s).
 
     Raises SandboxUnavailable when this machine cannot build or run it.

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
@@ -21,11 +22,15 @@ REPLY_BYTES = 16 << 20
 
 
 class WorkerLost(RuntimeError):
-    """A worker was killed at its deadline, or died, or answered garbage; `reason` says which."""
+    """A worker was killed at its deadline, or died, or answered garbage; `reason` says which.
 
-    def __init__(self, reason: str) -> None:
+    `spent` means that the request used up its own processor time, so that trying again cannot help.
+    """
+
+    def __init__(self, reason: str, *, spent: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.spent = spent
 
 
 class Worker:
@@ -59,17 +64,13 @@ class Worker:
 
     def kill(self) -> None:
         """Kill the worker's whole session and reap it."""
-        try:
+        with suppress(ProcessLookupError):  # it ended by itself
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it ended by itself
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                try:
+                with suppress(BrokenPipeError):  # a half-written request whose reader is gone
                     pipe.close()
-                except BrokenPipeError:
-                    pass  # a half-written request; the reader is gone
 
     def _read_line(self, seconds: float) -> bytes:
         assert self._process.stdout is not None
@@ -82,7 +83,8 @@ class Worker:
                 raise WorkerLost(f"no reply within {seconds:g} s")
             part = os.read(descriptor, 1 << 20)
             if not part:
-                raise WorkerLost(f"the worker died ({_end_of(self._process)})")
+                end = _end_of(self._process)
+                raise WorkerLost(f"the worker died ({end})", spent=end == "SIGXCPU")
             parts.append(part)
             if sum(map(len, parts)) > REPLY_BYTES:
                 raise WorkerLost(f"a reply is longer than {REPLY_BYTES} bytes")
@@ -121,7 +123,7 @@ class WorkerPool:
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(cancel_futures=True)
-        for _ in range(self._workers):
+        for _slot in range(self._workers):
             worker, _used = self._slots.get()
             if worker is not None:
                 worker.kill()
@@ -133,7 +135,9 @@ class WorkerPool:
     def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any] | WorkerLost:
         try:
             return self._ask_once(request, seconds)
-        except WorkerLost:
+        except WorkerLost as first:
+            if first.spent:
+                return first
             with self._alone:  # again with one retry at a time, so that load is less likely to be the reason
                 try:
                     return self._ask_once(request, seconds)

@@ -4,9 +4,7 @@ from nanbeige_core.data.sources import docstrings, fortunes, html, manpages, pro
 from nanbeige_core.data.sources.base import Member, PackagedText, Text
 
 REGISTRY: dict[str, PackagedText] = {
-    source.name: source
-    for family in (html, manpages, fortunes, programs, docstrings)
-    for source in family.SOURCES
+    source.name: source for family in (html, manpages, fortunes, programs, docstrings) for source in family.SOURCES
 }
 
 __all__ = ["REGISTRY", "Member", "PackagedText", "Text"]

@@ -48,8 +48,9 @@ def list_readmes(cache: Path) -> list[Member]:
     found: dict[str, Member] = {}
     for distribution in metadata.distributions():
         name = (distribution.metadata["Name"] or "").lower()
-        body = distribution.metadata.get_payload()
-        if name and isinstance(body, str) and body.strip():
+        # the text of METADATA after its first blank line is the read-me
+        body = (distribution.read_text("METADATA") or "").partition("\n\n")[2]
+        if name and body.strip():
             found[name] = Member(name, body.encode("utf-8", errors="replace"))
     return [found[name] for name in sorted(found)]
 

@@ -51,9 +51,7 @@ def _is_chapter(name: str) -> bool:
     return name.startswith("usr/share/debian-reference/ch") and name.endswith(".html")
 
 
-def _debian_source(
-    name: str, package: str, language: str, category: str, licence: str, holds: str
-) -> PackagedText:
+def _debian_source(name: str, package: str, language: str, category: str, licence: str, holds: str) -> PackagedText:
     keep = _is_help_page if package.startswith("libreoffice") else _is_chapter
     members = debian_members(package, keep)
     return PackagedText(name, category, language, licence, "debian", package, members, parse_page, holds)

@@ -11,7 +11,10 @@ ESCAPES = {
     r"\(en": "-", r"\(em": "--", r"\ ": " ", r"\~": " ", r"\(->": "->", r"\(cq": "'", r"\(oq": "'", r"\(mu": "x",
 }  # fmt: skip
 ESCAPE = re.compile("|".join(re.escape(key) for key in sorted(ESCAPES, key=len, reverse=True)))
-FONT = re.compile(r"\\f(?:\[[^\]]*\]|\(..|.)|\\s[-+]?\d+|\\[,/&|^%:c]|\\\*\(..|\\\*\[[^\]]*\]|\\m\[[^\]]*\]")
+FONT = re.compile(r"\\f(?:\[[^\]]*\]|\(..|.)|\\s[-+]?\d+|\\[,/&|^%:c]|\\\*\(..|\\\*\[[^\]]*\]|\\m\[[^\]]*\]|\\[ud](?:\[\d+\])?|\\[hvLlwzo]'[^']*'|\\n\(?\S{1,3}")
+DEFINITION = re.compile(r"^[.'](?:de1?|ig|am)\b.*?^\.\.\s*?$", re.DOTALL | re.MULTILINE)
+"""Macro definitions and ignored blocks: programs of the page, not its text."""
+
 HEADINGS = (".SH", ".SS", ".Sh", ".Ss")
 BREAKS = (".PP", ".P", ".LP", ".TP", ".IP", ".HP", ".sp", ".Pp", ".TQ", ".It", ".RS", ".RE")
 INLINE = (".B", ".I", ".BR", ".RB", ".IR", ".RI", ".BI", ".IB", ".SM", ".SB", ".Nm", ".Fl", ".Ar", ".Xr", ".Nd")
@@ -20,7 +23,7 @@ INLINE = (".B", ".I", ".BR", ".RB", ".IR", ".RI", ".BI", ".IB", ".SM", ".SB", ".
 def roff_to_text(source: str) -> str:
     """Return the readable text of a manual page: headings on their own line, a blank line between paragraphs."""
     lines: list[str] = []
-    for raw in source.splitlines():
+    for raw in DEFINITION.sub("", source).splitlines():
         line = _convert_line(raw)
         if line is not None:
             lines.append(line)

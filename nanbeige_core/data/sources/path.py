@@ -70,8 +70,8 @@ def _json_row(file: Path, number: int, line: bytes, text_field: str) -> PathRow:
         return PathRow(key, None, "broken_json")
     if not isinstance(row, dict) or text_field not in row:
         raise SourceError(
-            f"{file}: line {number} has no field {text_field!r}; it has {sorted(row) if isinstance(row, dict) else row!r}. "
-            "Set `text_field` of this source."
+            f"{file}: line {number} has no field {text_field!r}; it has "
+            f"{sorted(row) if isinstance(row, dict) else row!r}. Set `text_field` of this source."
         )
     text = row[text_field]
     return PathRow(key, text if isinstance(text, str) else None, "" if isinstance(text, str) else "not_text")

@@ -17,34 +17,34 @@ class IdentityConfig(BaseModel):
 class ModelConfig(IdentityConfig):
     """Llama-shaped decoder (report section 1, model card)."""
 
-    layers: int = Field(32, ge=1, description="Transformer layers. card")
-    hidden_size: int = Field(2560, ge=8, description="Model width. card")
-    query_heads: int = Field(20, ge=1, description="Attention heads. card")
-    kv_heads: int = Field(4, ge=1, description="Key/value groups. card")
-    head_size: int = Field(128, ge=2, description="Width of one head. card")
-    ffn_size: int = Field(10496, ge=8, description="SwiGLU inner width. card")
-    norm_epsilon: float = Field(1e-5, gt=0, description="RMSNorm epsilon. card")
-    initializer_range: float = Field(0.02, gt=0, description="Standard deviation of initial weights. card")
-    tied_embeddings: bool = Field(False, description="Share input and output embeddings. card: untied")
-    rope_theta: float = Field(1e4, gt=0, description="RoPE base before the context is extended. ours")
-    max_positions: int = Field(4096, ge=8, description="Longest window in tokens before decay. ours")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Parameter precision. card")
+    layers: int = Field(default=32, ge=1, description="Transformer layers. card")
+    hidden_size: int = Field(default=2560, ge=8, description="Model width. card")
+    query_heads: int = Field(default=20, ge=1, description="Attention heads. card")
+    kv_heads: int = Field(default=4, ge=1, description="Key/value groups. card")
+    head_size: int = Field(default=128, ge=2, description="Width of one head. card")
+    ffn_size: int = Field(default=10496, ge=8, description="SwiGLU inner width. card")
+    norm_epsilon: float = Field(default=1e-5, gt=0, description="RMSNorm epsilon. card")
+    initializer_range: float = Field(default=0.02, gt=0, description="Standard deviation of initial weights. card")
+    tied_embeddings: bool = Field(default=False, description="Share input and output embeddings. card: untied")
+    rope_theta: float = Field(default=1e4, gt=0, description="RoPE base before the context is extended. ours")
+    max_positions: int = Field(default=4096, ge=8, description="Longest window in tokens before decay. ours")
+    dtype: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="Parameter precision. card")
 
 
 class OptimizerConfig(IdentityConfig):
     """AdamW (all values ours: the report names none)."""
 
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.1, ge=0, description="Not applied to norms, biases and embeddings.")
-    clip_norm: float = Field(1.0, gt=0, description="Global gradient norm bound.")
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0, description="Not applied to norms, biases and embeddings.")
+    clip_norm: float = Field(default=1.0, gt=0, description="Global gradient norm bound.")
 
 
 class SamplingConfig(IdentityConfig):
     """How responses are drawn."""
 
-    temperature: float = Field(1.0, ge=0, description="0 means greedy.")
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0 means off.")
-    max_new_tokens: int = Field(1024, ge=1, description="tokens")
+    temperature: float = Field(default=1.0, ge=0, description="0 means greedy.")
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0, description="0 means off.")
+    max_new_tokens: int = Field(default=1024, ge=1, description="tokens")

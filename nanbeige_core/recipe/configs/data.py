@@ -51,9 +51,7 @@ def default_sources() -> tuple[PackagedSource | PathSource, ...]:
         "docstrings-math": 350,
         "package-readmes": 350,
     }
-    return tuple(
-        PackagedSource(name=name, documents=count, characters=count * 1400) for name, count in sizes.items()
-    )
+    return tuple(PackagedSource(name=name, documents=count, characters=count * 1400) for name, count in sizes.items())
 
 
 class IngestConfig(IdentityConfig):
@@ -76,14 +74,14 @@ class IngestConfig(IdentityConfig):
 class QualityTaggingConfig(IdentityConfig):
     """Twenty 0-9 labels a document: annotators on a sample, distilled into one student (report section 2)."""
 
-    annotated_documents: int = Field(1500, ge=50, description="Documents the annotators label. ours")
+    annotated_documents: int = Field(2400, ge=50, description="Documents the annotators label. ours")
     corrupted_share: float = Field(
         0.4, gt=0, lt=1, description="Share of them that is corrupted with a known severity. ours"
     )
     held_out_share: float = Field(0.2, gt=0, lt=0.9, description="Share never seen by the student. ours")
     hash_buckets: int = Field(16384, ge=256, description="Hashed n-gram features of the student. ours")
     feature_characters: int = Field(1200, ge=100, description="Prefix the student reads, in characters. ours")
-    ridge: float = Field(3.0, gt=0, description="L2 penalty of the student. ours")
+    ridge: float = Field(0.5, gt=0, description="L2 penalty of the student. ours")
     aggregate: Literal["mean", "ridge"] = Field(
         "ridge", description="tag_score: plain mean of the content labels, or ridge to the clean score. ours"
     )

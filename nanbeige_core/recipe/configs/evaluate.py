@@ -6,19 +6,21 @@ from pydantic import Field
 
 from nanbeige_core.recipe.configs.base import IdentityConfig, SamplingConfig
 
-Suite = Literal["math", "science", "code", "human_eval"]
+Suite = Literal["math", "word_problems", "science", "code", "human_eval"]
 
 
 class EvaluateConfig(IdentityConfig):
     """Compare checkpoints on held-out problems (report section 4: T 0.6, top-p 0.95, AIME avg@8, most avg@3)."""
 
     suites: tuple[Suite, ...] = Field(
-        ("math", "science", "code", "human_eval"), min_length=1, description="What is measured. ours"
+        default=("math", "word_problems", "science", "code", "human_eval"),
+        min_length=1,
+        description="What is measured. ours",
     )
-    samples: int = Field(8, ge=1, description="Responses per problem of the exact-match suites. paper: 8 or 3")
-    human_eval_samples: int = Field(1, ge=1, description="Responses per human-eval problem (pass@1). ours")
+    samples: int = Field(default=8, ge=1, description="Responses per problem of the exact-match suites. paper: 8 or 3")
+    human_eval_samples: int = Field(default=1, ge=1, description="Responses per human-eval problem (pass@1). ours")
     sampling: SamplingConfig = Field(
-        SamplingConfig(temperature=0.6, top_p=0.95, max_new_tokens=65536), description="paper: 64K tokens"
+        default=SamplingConfig(temperature=0.6, top_p=0.95, max_new_tokens=65536), description="paper: 64K tokens"
     )
-    limit: int | None = Field(None, ge=1, description="At most this many problems per suite; none = all. ours")
-    seed: int = Field(1, ge=0, description="Of the sampler. ours")
+    limit: int | None = Field(default=None, ge=1, description="At most this many problems per suite; none = all. ours")
+    seed: int = Field(default=1, ge=0, description="Of the sampler. ours")

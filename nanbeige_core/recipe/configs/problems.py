@@ -26,9 +26,7 @@ class ProblemsConfig(IdentityConfig):
     word_problem_characters: int = Field(
         4000, ge=100, description="Longest prompt plus reasoning of a word problem, characters. ours"
     )
-    hard_share: float = Field(
-        0.5, ge=0, le=1, description="Share of arithmetic beyond sums of two small numbers. ours"
-    )
+    hard_share: float = Field(0.5, ge=0, le=1, description="Share of arithmetic beyond sums of two small numbers. ours")
     tests_per_program: int = Field(6, ge=2, description="Tests of one code problem, public and private. ours")
     public_tests: int = Field(2, ge=1, description="Tests of one code problem shown to training. ours")
     fuel_per_test: int = Field(

@@ -22,18 +22,18 @@ def _refuse_truncated_sampling(sampling: SamplingConfig, stage: str) -> None:
 class PassRatesConfig(IdentityConfig):
     """Sample a policy several times per problem (report section 3.3: 16 times, before each RL stage)."""
 
-    domain: Domain = Field("stem", description="Which RL stage the rates are for. paper")
-    samples: int = Field(16, ge=2, description="Responses per problem. paper")
+    domain: Domain = Field(default="stem", description="Which RL stage the rates are for. paper")
+    samples: int = Field(default=16, ge=2, description="Responses per problem. paper")
     sampling: SamplingConfig = Field(
-        SamplingConfig(max_new_tokens=32768), description="As in the RL stage that follows. ours"
+        default=SamplingConfig(max_new_tokens=32768), description="As in the RL stage that follows. ours"
     )
-    limit: int | None = Field(None, ge=1, description="At most this many problems; none = all. ours")
-    chunk_prompts: int = Field(256, ge=1, description="Problems drawn and committed together. ours")
-    split: str = Field("rl", description="PromptSet split to measure. ours")
+    limit: int | None = Field(default=None, ge=1, description="At most this many problems; none = all. ours")
+    chunk_prompts: int = Field(default=256, ge=1, description="Problems drawn and committed together. ours")
+    split: str = Field(default="rl", description="PromptSet split to measure. ours")
     opponent: Literal["reference", "greedy"] = Field(
-        "reference", description="What preference responses must beat: reference or own greedy answer. ours"
+        default="reference", description="What preference responses must beat: reference or own greedy answer. ours"
     )
-    seed: int = Field(1, ge=0, description="Of the sampler. ours")
+    seed: int = Field(default=1, ge=0, description="Of the sampler. ours")
 
     @model_validator(mode="after")
     def validate_sampling(self) -> Self:
@@ -45,11 +45,11 @@ class PassRatesConfig(IdentityConfig):
 class OnPolicyFilterConfig(IdentityConfig):
     """Keep problems that are neither hopeless nor solved (report section 3.3: between 10 % and 90 %)."""
 
-    domain: Domain = Field("stem", description="Which RL stage the problems are for. paper")
-    low: float = Field(0.10, ge=0, le=1, description="Lower bound of the kept pass rates. paper")
-    high: float = Field(0.90, ge=0, le=1, description="Upper bound of the kept pass rates. paper")
-    strict: bool = Field(True, description="Bounds themselves are dropped. paper")
-    minimum: int = Field(1, ge=1, description="Stop when fewer problems stay. ours")
+    domain: Domain = Field(default="stem", description="Which RL stage the problems are for. paper")
+    low: float = Field(default=0.10, ge=0, le=1, description="Lower bound of the kept pass rates. paper")
+    high: float = Field(default=0.90, ge=0, le=1, description="Upper bound of the kept pass rates. paper")
+    strict: bool = Field(default=True, description="Bounds themselves are dropped. paper")
+    minimum: int = Field(default=1, ge=1, description="Stop when fewer problems stay. ours")
 
     @model_validator(mode="after")
     def validate_band(self) -> Self:
@@ -62,46 +62,50 @@ class OnPolicyFilterConfig(IdentityConfig):
 class PolicyLossConfig(IdentityConfig):
     """GRPO with DAPO's token mean; what each value means is in `rl.losses` and `rl.advantages`."""
 
-    clip_low: float = Field(0.2, gt=0, lt=1, description="Inert with one update per rollout. ours (DAPO)")
-    clip_high: float = Field(0.28, gt=0, description="Inert with one update per rollout. ours (DAPO)")
-    dual_clip: float | None = Field(None, gt=1, description="Bound of the loss at negative advantage. ours: off")
-    importance_cap: float | None = Field(2.0, gt=0, description="Truncated importance sampling; none = off. ours")
-    aggregation: Literal["token_mean", "sequence_mean", "constant"] = Field(
-        "token_mean", description="Mean over all tokens of the batch. ours (DAPO)"
+    clip_low: float = Field(default=0.2, gt=0, lt=1, description="Inert with one update per rollout. ours (DAPO)")
+    clip_high: float = Field(default=0.28, gt=0, description="Inert with one update per rollout. ours (DAPO)")
+    dual_clip: float | None = Field(
+        default=None, gt=1, description="Bound of the loss at negative advantage. ours: off"
     )
-    baseline: Literal["group_mean", "leave_one_out"] = Field("group_mean", description="GRPO's. ours")
-    scale: Literal["standard_deviation", "none"] = Field("standard_deviation", description="GRPO's. ours")
-    epsilon: float = Field(1e-6, gt=0, description="Added to the standard deviation. ours")
-    mask_truncated: bool = Field(True, description="Truncated responses give no gradient. paper")
+    importance_cap: float | None = Field(
+        default=2.0, gt=0, description="Truncated importance sampling; none = off. ours"
+    )
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = Field(
+        default="token_mean", description="Mean over all tokens of the batch. ours (DAPO)"
+    )
+    baseline: Literal["group_mean", "leave_one_out"] = Field(default="group_mean", description="GRPO's. ours")
+    scale: Literal["standard_deviation", "none"] = Field(default="standard_deviation", description="GRPO's. ours")
+    epsilon: float = Field(default=1e-6, gt=0, description="Added to the standard deviation. ours")
+    mask_truncated: bool = Field(default=True, description="Truncated responses give no gradient. paper")
 
 
 class HeldOutConfig(IdentityConfig):
     """How the gain of an RL stage is measured on problems it never trains on."""
 
-    limit: int | None = Field(None, ge=1, description="At most this many held-out problems. ours")
-    samples: int = Field(4, ge=1, description="Responses per problem, before and after. ours")
-    temperature: float = Field(1.0, ge=0, description="As in training. ours")
+    limit: int | None = Field(default=None, ge=1, description="At most this many held-out problems. ours")
+    samples: int = Field(default=4, ge=1, description="Responses per problem, before and after. ours")
+    temperature: float = Field(default=1.0, ge=0, description="As in training. ours")
 
 
 class RlConfig(IdentityConfig):
     """On-policy GRPO without a KL penalty (report section 3.3)."""
 
-    domain: Domain = Field("stem", description="One domain a stage. paper")
-    steps: int = Field(200, ge=1, description="Optimizer steps. ours")
-    prompts_per_step: int = Field(128, ge=1, description="Groups per rollout. ours")
-    group_size: int = Field(16, ge=2, description="Responses per prompt. ours")
-    updates_per_rollout: int = Field(1, ge=1, description="1 = strictly on-policy. paper")
-    learning_rate: float = Field(1e-6, gt=0, description="Constant after warmup. ours")
-    warmup_steps: int = Field(0, ge=0, description="Linear rise of the learning rate. ours")
-    optimizer: OptimizerConfig = Field(OptimizerConfig(weight_decay=0.0), description="AdamW. ours")
-    loss: PolicyLossConfig = Field(PolicyLossConfig(), description="The policy loss. ours")
+    domain: Domain = Field(default="stem", description="One domain a stage. paper")
+    steps: int = Field(default=200, ge=1, description="Optimizer steps. ours")
+    prompts_per_step: int = Field(default=128, ge=1, description="Groups per rollout. ours")
+    group_size: int = Field(default=16, ge=2, description="Responses per prompt. ours")
+    updates_per_rollout: int = Field(default=1, ge=1, description="1 = strictly on-policy. paper")
+    learning_rate: float = Field(default=1e-6, gt=0, description="Constant after warmup. ours")
+    warmup_steps: int = Field(default=0, ge=0, description="Linear rise of the learning rate. ours")
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(weight_decay=0.0), description="AdamW. ours")
+    loss: PolicyLossConfig = Field(default=PolicyLossConfig(), description="The policy loss. ours")
     sampling: SamplingConfig = Field(
-        SamplingConfig(max_new_tokens=32768), description="Temperature 1, nothing truncated. ours"
+        default=SamplingConfig(max_new_tokens=32768), description="Temperature 1, nothing truncated. ours"
     )
-    reward: RewardScheme = Field("pivot", description="Pairwise verdicts to rewards (preference only). ours")
-    heldout: HeldOutConfig = Field(HeldOutConfig(), description="Measurement before and after. ours")
-    probe_tolerance: float = Field(2e-3, gt=0, description="nat; engine against trainer after each sync. ours")
-    seed: int = Field(1, ge=0, description="Of prompt order and sampler. ours")
+    reward: RewardScheme = Field(default="pivot", description="Pairwise verdicts to rewards (preference only). ours")
+    heldout: HeldOutConfig = Field(default=HeldOutConfig(), description="Measurement before and after. ours")
+    probe_tolerance: float = Field(default=2e-3, gt=0, description="nat; engine against trainer after each sync. ours")
+    seed: int = Field(default=1, ge=0, description="Of prompt order and sampler. ours")
 
     @model_validator(mode="after")
     def validate_sampling(self) -> Self:
@@ -123,20 +127,22 @@ class RlConfig(IdentityConfig):
 class RewardModelConfig(IdentityConfig):
     """A pairwise judge that answers in one token (report section 3.3)."""
 
-    steps: int = Field(1000, ge=1, description="Optimizer steps. ours")
-    pairs_per_step: int = Field(64, ge=1, description="Pairs per step, each shown in both orders. ours")
-    learning_rate: float = Field(2e-6, gt=0, description="Peak, linear to zero. ours")
-    warmup_steps: int = Field(20, ge=0, description="Linear rise of the learning rate. ours")
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW. ours")
-    prompts: int | None = Field(None, ge=2, description="At most this many prompts; none = all. ours")
-    policy_samples: int = Field(4, ge=0, description="Rejected answers drawn from the policy per prompt. ours")
-    corruptions: int = Field(3, ge=0, description="Rejected answers made by corruption per prompt. ours")
-    ties: float = Field(0.05, ge=0, lt=1, description="Share of pairs with the same answer twice, label 0.5. ours")
-    validation_share: float = Field(0.1, gt=0, lt=0.5, description="Share of prompts kept for validation. ours")
-    sampling: SamplingConfig = Field(
-        SamplingConfig(max_new_tokens=4096), description="How rejected answers are drawn. ours"
+    steps: int = Field(default=1000, ge=1, description="Optimizer steps. ours")
+    pairs_per_step: int = Field(default=64, ge=1, description="Pairs per step, each shown in both orders. ours")
+    learning_rate: float = Field(default=2e-6, gt=0, description="Peak, linear to zero. ours")
+    warmup_steps: int = Field(default=20, ge=0, description="Linear rise of the learning rate. ours")
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="AdamW. ours")
+    prompts: int | None = Field(default=None, ge=2, description="At most this many prompts; none = all. ours")
+    policy_samples: int = Field(default=4, ge=0, description="Rejected answers drawn from the policy per prompt. ours")
+    corruptions: int = Field(default=3, ge=0, description="Rejected answers made by corruption per prompt. ours")
+    ties: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of pairs with the same answer twice, label 0.5. ours"
     )
-    seed: int = Field(1, ge=0, description="Of pairs and order. ours")
+    validation_share: float = Field(default=0.1, gt=0, lt=0.5, description="Share of prompts kept for validation. ours")
+    sampling: SamplingConfig = Field(
+        default=SamplingConfig(max_new_tokens=4096), description="How rejected answers are drawn. ours"
+    )
+    seed: int = Field(default=1, ge=0, description="Of pairs and order. ours")
 
     @model_validator(mode="after")
     def validate_rejected(self) -> Self:

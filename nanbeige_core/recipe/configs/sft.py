@@ -83,9 +83,13 @@ class RefinementConfig(IdentityConfig):
     reviser: Literal["resample", "conditioned"] = Field(
         "conditioned",
         description="conditioned: the teacher reads draft and critique; resample: the critique only steers "
-        "temperature and kept prefix, for models too small to read a critique. ours",
+        "the temperature, for models too small to read one. ours",
     )
     reconstructions: int = Field(4, ge=1, description="Chains of thought drawn per refined answer. ours")
+    chain_prompt: Literal["prompt", "prompt_and_solution"] = Field(
+        "prompt_and_solution",
+        description="What the chain-completion model reads; `prompt` suits models too small for more. paper",
+    )
     reference_candidates: bool = Field(True, description="General and agent references may enter as candidates. ours")
     longest_words: int = Field(8000, ge=1, description="Length limit of the checklist, in words. ours")
     sampling: SamplingConfig = Field(

@@ -5,48 +5,54 @@ module, walks frames or forges replies can still only answer, never grade (desig
 Modules must be imported while the component is built: at run time the guest has no file system to import from.
 """
 
-import abc  # noqa: F401
-import array  # noqa: F401
-import base64  # noqa: F401
-import bisect  # noqa: F401
-import collections  # noqa: F401
-import copy  # noqa: F401
-import dataclasses  # noqa: F401
-import datetime  # noqa: F401
-import decimal  # noqa: F401
-import enum  # noqa: F401
-import fractions  # noqa: F401
-import functools  # noqa: F401
-import gc  # noqa: F401
-import hashlib  # noqa: F401
-import heapq  # noqa: F401
-import inspect  # noqa: F401
+import gc
 import io
-import itertools  # noqa: F401
 import json
-import math  # noqa: F401
-import operator  # noqa: F401
-import os  # noqa: F401
 import random
-import re  # noqa: F401
-import statistics  # noqa: F401
-import string  # noqa: F401
 import sys
-import textwrap  # noqa: F401
-import time  # noqa: F401
-import traceback  # noqa: F401
 import types
-import typing  # noqa: F401
-import unicodedata  # noqa: F401
+from typing import Any
 
 import wit_world  # pyright: ignore
+
+for name in [
+    "abc",
+    "array",
+    "base64",
+    "bisect",
+    "collections",
+    "copy",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "enum",
+    "fractions",
+    "functools",
+    "hashlib",
+    "heapq",
+    "inspect",
+    "itertools",
+    "math",
+    "operator",
+    "os",
+    "re",
+    "statistics",
+    "string",
+    "textwrap",
+    "time",
+    "traceback",
+    "typing",
+    "unicodedata",
+]:
+    __import__(name)
+
 
 sys.setrecursionlimit(2000)
 OUTPUT_BYTES = 4 << 20
 DEPTH = 40
 
 
-def encode(value: object, depth: int = 0) -> list[object]:
+def encode(value: Any, depth: int = 0) -> list[Any]:
     """Write `value` as typed plain data; refuse every type but the exact builtins."""
     if depth > DEPTH:
         raise ValueError("result is nested too deeply")
@@ -106,7 +112,7 @@ def fresh_module(name: str) -> types.ModuleType:
 class WitWorld(wit_world.WitWorld):
     """Hold one program: the module after `define`, and its entry point."""
 
-    entry: object = None
+    entry: Any = None
 
     def define(self, request_id: str, source: str, entry: str) -> str:
         """Execute the module body of `source` and remember its `entry`."""
@@ -127,7 +133,7 @@ class WitWorld(wit_world.WitWorld):
     def call(self, request_id: str, arguments: str) -> str:
         """Call the entry with the JSON list `arguments` and write its result as typed data."""
         try:
-            value = encode(WitWorld.entry(*json.loads(arguments)))  # pyright: ignore
+            value = encode(WitWorld.entry(*json.loads(arguments)))
         except BaseException as error:
             return json.dumps({"id": request_id, "error": describe(error)})
         return json.dumps({"id": request_id, "value": value})
@@ -145,3 +151,24 @@ class WitWorld(wit_world.WitWorld):
         except BaseException as error:
             return json.dumps({"id": request_id, "error": describe(error)})
         return json.dumps({"id": request_id, "value": ["str", kept.getvalue()]})
+
+
+def warm_up() -> None:
+    """Use the whole path once while the component is built, so that every instance starts with it in memory.
+
+    Freezing keeps the collector from touching, and thereby copying, the snapshot's pages in each instance: this
+    halves the cost of a run.
+    """
+    world, streams = WitWorld(), (sys.stdin, sys.stdout, sys.stderr)
+    world.define("warm", "def f(x):\n    return [x, 'a', 1.5]", "f")
+    world.call("warm", "[1]")
+    world.script("warm", "print(input())", "1")
+    WitWorld.entry = None
+    sys.stdin, sys.stdout, sys.stderr = streams
+    for name in ("solution", "__main__"):
+        sys.modules.pop(name, None)
+    gc.collect()
+    gc.freeze()
+
+
+warm_up()

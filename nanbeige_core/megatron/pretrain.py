@@ -1,0 +1,261 @@
+"""FG-WSD pretraining: one run of one model in four stages (report section 3).
+
+    warmup -> diversity-enriched stable -> high-quality stable -> decay with a longer window
+
+All four share one learning-rate schedule counted in tokens; a phase changes the blend of the data and nothing else,
+so data and rate are never confounded. Weights, optimizer, schedule position and the place in every data set go from
+one phase's checkpoint to the next.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.distributed as dist
+
+from nanbeige_core.contract import Job, Outcome, Plot, Runtime, Section
+from nanbeige_core.megatron import device, parallel, resume
+from nanbeige_core.megatron.batch import Batch
+from nanbeige_core.megatron.blend import (
+    BlendedSource,
+    Mixture,
+    Span,
+    make_batch,
+    phase_weights,
+    plan_phase,
+    step_boundaries,
+)
+from nanbeige_core.megatron.held_out import compare_losses, measure_held_out, read_held_out
+from nanbeige_core.megatron.schedule import LrSchedule
+from nanbeige_core.megatron.trainer import Trainer
+from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
+from nanbeige_core.recipe.configs.base import ModelConfig
+from nanbeige_core.recipe.configs.pretrain import FgwsdConfig
+
+History = list[dict[str, float]]
+HISTORY_POINTS = 400
+"""Steps kept in state.json and drawn in the report."""
+
+
+class Phase(NamedTuple):
+    """What one phase trains on."""
+
+    source: BlendedSource
+    weights: dict[str, float]
+    begins: dict[str, int]
+    end_of_document: int | None
+
+
+def run(job: Job) -> Outcome:
+    """Train one phase, from scratch (warmup) or going on from the previous phase's checkpoint."""
+    config = cast(FgwsdConfig, job.config)
+    mixture = Mixture.open(job.inputs["mixture"].path)
+    previous = job.inputs["checkpoint"].path if "checkpoint" in job.inputs else None
+    _require_order(config, previous)
+    trainer = open_trainer(config, job.runtime, vocab_size=mixture.vocab_size)
+    state: dict[str, Any] = resume.load_optimizer(trainer, previous) if previous else {}
+    phase = open_phase(config, mixture, state.get("ledger", {}))
+    held_out = read_held_out(
+        mixture,
+        sequence_length=config.sequence_length,
+        sequences=config.validation_sequences,
+        rows=job.runtime.micro_batch_size,
+    )
+    before: list[float] = state.get("validation_losses", [])
+    if len(before) != held_out.sequences:
+        before = measure_held_out(trainer, held_out)
+    history = train_phase(job, trainer, phase)
+    after = measure_held_out(trainer, held_out)
+    ledger = _ledger(phase, state.get("ledger", {}))
+    trainer.save(
+        job.work,
+        tokenizer_fingerprint=mixture.tokenizer_fingerprint,
+        stage=job.stage,
+        tokens=trainer.tokens,
+        history=thin(history),
+        extra={"ledger": ledger, "validation_losses": after, "phase": config.phase},
+        with_optimizer=config.phase != "decay",
+    )
+    return report(config, phase, history, (before, after), mixture)
+
+
+def _require_order(config: FgwsdConfig, previous: Path | None) -> None:
+    if (previous is None) != (config.phase == "warmup"):
+        raise ValueError(
+            f"phase {config.phase} was given {'no' if previous is None else 'a'} checkpoint: warmup starts from "
+            "scratch and every later phase goes on from the one before. Fix the stage's inputs in pipelines.yaml."
+        )
+
+
+def phase_model(config: FgwsdConfig) -> ModelConfig:
+    """Return the model of the phase: in decay RoPE base and window are extended (ABF), else as configured."""
+    if config.phase != "decay" or config.abf.fraction == 0:
+        return config.model.model_copy(update={"max_positions": config.sequence_length})
+    return config.model.model_copy(update={"rope_theta": config.abf.theta, "max_positions": config.abf.sequence_length})
+
+
+def rate_schedule(config: FgwsdConfig) -> LrSchedule:
+    """Return the one schedule of all four phases, in tokens of whole steps."""
+    begin = step_boundaries(config)
+    per_step = config.global_batch_size * config.sequence_length
+    return LrSchedule(
+        unit="tokens",
+        peak=config.peak_lr,
+        floor=config.floor_lr,
+        total=begin[4] * per_step,
+        warmup=begin[1] * per_step,
+        decay=(begin[4] - begin[3]) * per_step,
+        shape=config.decay_shape,
+    )
+
+
+def open_trainer(config: FgwsdConfig, runtime: Runtime, *, vocab_size: int) -> Trainer:
+    """Open the trainer of the phase with freshly initialised weights."""
+    return Trainer.open(
+        model=phase_model(config),
+        vocab_size=vocab_size,
+        optimizer=config.optimizer,
+        schedule=rate_schedule(config),
+        runtime=runtime,
+        seed=config.seed,
+    )
+
+
+def open_phase(config: FgwsdConfig, mixture: Mixture, ledger: dict[str, int]) -> Phase:
+    """Open the phase's sets at the positions the ledger gives (0 where a set was never used)."""
+    weights = phase_weights(mixture.content, config.phase, blend=config.blend, tokens=config.phase_tokens)
+    masked = config.document_masking == "always" or (config.document_masking == "decay" and config.phase == "decay")
+    source = BlendedSource(
+        [mixture.stream(name, seed=config.seed) for name in weights],
+        list(weights.values()),
+        [ledger.get(name, 0) for name in weights],
+        plan_phase(config),
+    )
+    begins = {name: ledger.get(name, 0) for name in weights}
+    return Phase(source, weights, begins, mixture.end_of_document() if masked else None)
+
+
+def _ledger(phase: Phase, before: dict[str, int]) -> dict[str, int]:
+    return before | dict(zip(phase.weights, phase.source.ends, strict=True))
+
+
+def train_phase(job: Job, trainer: Trainer, phase: Phase) -> History:
+    """Take every step of the phase that the newest resume point has not taken; return one entry per step."""
+    directory = job.scratch / "resume"
+    resumed = trainer.load_resume(directory) or {"history": []}
+    history: History = resumed["history"]
+    saved = time.monotonic()
+    steps = phase.source.plan.steps
+    for step in range(len(history), steps):
+        batches = rank_batches(phase, step, trainer, rows=job.runtime.micro_batch_size)
+        trained = sum_over_data_ranks(float(sum(batch.loss_mask_BS.sum() for batch in batches)))
+        stats = trainer.train_step(batches, make_cross_entropy(trained))
+        history.append({"tokens": trainer.tokens, "loss": stats.loss, "lr": stats.lr, "gradient_norm": stats.grad_norm})
+        job.progress((step + 1) / steps, f"step {step + 1} of {steps}: loss {stats.loss:.3f}, rate {stats.lr:.2e}")
+        if step + 1 < steps and _due(saved, job.runtime.checkpoint_seconds):
+            trainer.save_resume(directory, {"history": history})
+            saved = time.monotonic()
+    return history
+
+
+def _due(since: float, seconds: float) -> bool:
+    """Decide on rank 0's clock whether to save, so that every rank does."""
+    decision = torch.tensor([time.monotonic() - since > seconds], dtype=torch.int32, device=device.device())
+    dist.broadcast(decision, src=0)
+    return bool(decision.item())
+
+
+def sum_over_data_ranks(value: float) -> float:
+    """Return the sum of a number over data-parallel ranks; one all-reduce."""
+    total = torch.tensor([value], dtype=torch.float64, device=device.device())
+    dist.all_reduce(total, group=parallel.data_group())
+    return float(total)
+
+
+def rank_batches(phase: Phase, step: int, trainer: Trainer, *, rows: int) -> list[Batch]:
+    """Return this data-parallel rank's micro-batches of a step.
+
+    `rows` is for the short window; at a longer one as many fewer, so that a micro-batch keeps its tokens. Raises
+    ValueError when the step's sequences do not divide over the ranks.
+    """
+    span, positions = phase.source.step_samples(step)
+    if len(positions) % trainer.data_size:
+        raise ValueError(
+            f"a step has {len(positions)} sequences of {span.sequence_length} tokens, {trainer.data_size} "
+            "data-parallel ranks cannot share them equally: choose runtime.processes that divides it, or another global_batch_size."
+        )
+    mine = positions[trainer.data_rank :: trainer.data_size]
+    samples = [phase.source.read(position, span.sequence_length) for position in mine]
+    rows = _rows_at(span, phase.source.plan.spans[0], rows)
+    return [
+        make_batch(samples[at : at + rows], end_of_document=phase.end_of_document)
+        for at in range(0, len(samples), rows)
+    ]
+
+
+def _rows_at(span: Span, first: Span, rows: int) -> int:
+    return max(rows * first.sequence_length // span.sequence_length, 1)
+
+
+def thin(history: History) -> History:
+    """Keep at most HISTORY_POINTS entries, the last one among them."""
+    stride = -(-len(history) // HISTORY_POINTS)
+    return history[::-1][::stride][::-1]
+
+
+def report(
+    config: FgwsdConfig, phase: Phase, history: History, losses: tuple[list[float], list[float]], mixture: Mixture
+) -> Outcome:
+    """Describe what the phase did."""
+    gain = compare_losses(*losses)
+    kept = thin(history)
+    tokens = [entry["tokens"] for entry in kept]
+    sections = [
+        Section(title="Training loss", plot=_plot(tokens, "loss", kept, "loss (nats per token)")),
+        Section(title="Learning rate", plot=_plot(tokens, "lr", kept, "learning rate")),
+        Section(
+            title="Blend",
+            text="Tokens drawn from each set in this phase; every set goes on where the last phase left it.",
+            table=_blend_table(phase, mixture),
+        ),
+    ]
+    trained = sum(span.steps * span.sequences_per_step * span.sequence_length for span in phase.source.plan.spans)
+    windows = ", then ".join(f"{span.steps} steps at {span.sequence_length} tokens" for span in phase.source.plan.spans)
+    return Outcome(
+        summary=(
+            f"Trained phase {config.phase} on {trained:,} tokens ({windows}); "
+            f"validation loss {gain.before:.3f} -> {gain.after:.3f}."
+        ),
+        counts={"steps": len(history), "sets": len(phase.weights)},
+        metrics={"train_loss": history[-1]["loss"], "learning_rate": history[-1]["lr"], "validation_loss": gain.after},
+        tokens=trained,
+        gain=gain,
+        sections=sections,
+    )
+
+
+def _plot(tokens: list[float], name: str, history: History, label: str) -> Plot:
+    values = [entry[name] for entry in history]
+    return Plot(kind="line", x=list(tokens), series={name: values}, x_label="tokens", y_label=label)
+
+
+def _blend_table(phase: Phase, mixture: Mixture) -> list[dict[str, Any]]:
+    sizes: dict[str, int] = {entry["name"]: entry["tokens"] for entry in mixture.content["sets"]}
+    rows: list[dict[str, Any]] = []
+    for (name, weight), end in zip(phase.weights.items(), phase.source.ends, strict=True):
+        rows.append(
+            {
+                "set": name,
+                "weight": round(weight, 4),
+                "tokens": end - phase.begins[name],
+                "epochs so far": round(end / sizes[name], 3),
+            }
+        )
+    return rows
+
+
+def read_ledger(checkpoint: Path) -> dict[str, int]:
+    """Return how many tokens of each set's stream the checkpoint's run has consumed."""
+    return json.loads((checkpoint / "state.json").read_text())["ledger"]
