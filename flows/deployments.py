@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prefect import Flow, serve
+from prefect import serve
 from prefect.schedules import Cron
 
 from flows.parameters import RECIPE_FILE, Profile, Sweep
@@ -34,7 +34,7 @@ def serve_deployments(store: str) -> None:
     )
 
 
-def _flow(function: Any) -> "Flow[..., Any]":
+def _flow(function: Any) -> Any:
     """Return a flow under its real type, which the decorator's overloads lose for enum parameters."""
     return function
 

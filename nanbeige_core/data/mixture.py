@@ -85,7 +85,9 @@ def encode_in_chunks(job: Job, tokenizer: Tokenizer, documents: list[Document]) 
     """Return the ids of each document, each ending with the end-of-text token; finished chunks are not redone."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     if end is None:
-        raise ValueError(f"the tokenizer has no {END_OF_TEXT} token, which ends every document. Use a Tokenizer artifact.")
+        raise ValueError(
+            f"the tokenizer has no {END_OF_TEXT} token, which ends every document. Use a Tokenizer artifact."
+        )
     dtype = token_dtype(tokenizer.get_vocab_size())
     encoded: list[NDArray[np.integer]] = []
     for number, chunk in enumerate(batched_documents(documents)):
@@ -120,11 +122,7 @@ def write_mixture(
         name: write_indexed_dataset(job.work / name, [encoded[p] for p in positions], vocab_size)
         for name, positions in sorted(members.items())
     }
-    sets = [
-        _token_set(name, tokens[name], len(members[name]))
-        for name in sorted(members)
-        if name != VALIDATION
-    ]
+    sets = [_token_set(name, tokens[name], len(members[name])) for name in sorted(members) if name != VALIDATION]
     phases = weigh_phases(
         sets,
         hq_token_share=config.hq_token_share,

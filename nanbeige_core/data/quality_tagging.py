@@ -93,7 +93,9 @@ def build_examples(sample: list[dict[str, Any]], model: CharacterModel, config: 
         if text != parent.text:
             factors = np.array([1 - severity * corruption.effects.get(name, 0.0) for name in LABELS])
             labels = parent.labels * factors
-            damaged.append(Example(text, parent.language, labels, severity, corruption.name, False, parent.held_out, origin))
+            damaged.append(
+                Example(text, parent.language, labels, severity, corruption.name, False, parent.held_out, origin)
+            )
     return clean + damaged
 
 

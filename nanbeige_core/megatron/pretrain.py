@@ -154,14 +154,14 @@ def train_phase(job: Job, trainer: Trainer, phase: Phase) -> History:
         stats = trainer.train_step(batches, make_cross_entropy(trained))
         history.append({"tokens": trainer.tokens, "loss": stats.loss, "lr": stats.lr, "gradient_norm": stats.grad_norm})
         job.progress((step + 1) / steps, f"step {step + 1} of {steps}: loss {stats.loss:.3f}, rate {stats.lr:.2e}")
-        if step + 1 < steps and _due(saved, job.runtime.checkpoint_seconds):
+        if step + 1 < steps and save_is_due(saved, job.runtime.checkpoint_seconds):
             trainer.save_resume(directory, {"history": history})
             saved = time.monotonic()
     return history
 
 
-def _due(since: float, seconds: float) -> bool:
-    """Decide on rank 0's clock whether to save, so that every rank does."""
+def save_is_due(since: float, seconds: float) -> bool:
+    """Tell whether `seconds` have passed since `since` (monotonic) on rank 0's clock; one broadcast."""
     decision = torch.tensor([time.monotonic() - since > seconds], dtype=torch.int32, device=device.device())
     dist.broadcast(decision, src=0)
     return bool(decision.item())
@@ -184,7 +184,8 @@ def rank_batches(phase: Phase, step: int, trainer: Trainer, *, rows: int) -> lis
     if len(positions) % trainer.data_size:
         raise ValueError(
             f"a step has {len(positions)} sequences of {span.sequence_length} tokens, {trainer.data_size} "
-            "data-parallel ranks cannot share them equally: choose runtime.processes that divides it, or another global_batch_size."
+            "data-parallel ranks cannot share them equally: choose runtime.processes that divides it, or another "
+            "global_batch_size."
         )
     mine = positions[trainer.data_rank :: trainer.data_size]
     samples = [phase.source.read(position, span.sequence_length) for position in mine]

@@ -26,7 +26,6 @@ from nanbeige_core.megatron.schedule import LrSchedule, attach_schedule
 from nanbeige_core.megatron.vocab_parallel import LossFn, mask_padding, vocab_parallel_log_probs
 from nanbeige_core.recipe.configs.base import ModelConfig, OptimizerConfig
 
-
 device.preload()  # here, so that whoever imports this module before forking ranks imports Megatron once
 
 SAMPLES, TOKENS = "trainer/samples", "trainer/tokens"

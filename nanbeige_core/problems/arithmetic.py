@@ -6,7 +6,7 @@ data set's own `score_answer` before a problem is handed out.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -153,7 +153,7 @@ def reasoning_gym_generator(
     options: dict[str, int],
     *,
     explain: Explain,
-    templates: dict[Language, Sequence[str]],
+    templates: Mapping[Language, Sequence[str]],
     seed: int,
 ) -> Generate:
     """Return a generator over one reasoning-gym data set."""

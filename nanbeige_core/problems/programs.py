@@ -13,21 +13,10 @@ from nanbeige_core.problems.program_templates import ASK, PARAMETER, REASON, TEM
 from nanbeige_core.verify.sandbox import Program, Sandbox
 from nanbeige_core.verify.typed_data import same_value
 
-WORDS = [
-    "apple",
-    "bridge",
-    "candle",
-    "dragon",
-    "engine",
-    "forest",
-    "garden",
-    "harbor",
-    "island",
-    "jungle",
-    "kitten",
-    "lemon",
-]
+WORDS = ("apple", "bridge", "candle", "dragon", "engine", "forest", "garden", "harbor", "island", "jungle", "kitten")
 STUBS: tuple[Any, ...] = (None, 0, 1, -1, True, False, [], "")
+BUNDLE = 50
+"""Solutions that share an interpreter while their expected values are produced."""
 LEVEL_WEIGHT = {1: 3, 2: 2, 3: 1}
 
 
@@ -127,23 +116,44 @@ def to_problems(draft: Draft, tests: list[tuple[list[Any], Any]], public: int) -
             )
 
 
+def produce_values(sandbox: Sandbox, drafts: Sequence[Draft], fuel_per_test: int) -> list[list[Any]]:
+    """Run the solutions, many in one interpreter, and return the values of each; fewer where a run ended early.
+
+    Sharing an interpreter is cheap and safe enough for producing values, because a second run in an interpreter of
+    its own decides whether they are right.
+    """
+    bundles = [drafts[start : start + BUNDLE] for start in range(0, len(drafts), BUNDLE)]
+    programs: list[Program] = []
+    for bundle in bundles:
+        source = "\n".join(d.source.replace("def f(", f"def f{n}(") for n, d in enumerate(bundle))
+        source += "\ndef f(n, *arguments):\n    return globals()[f'f{n}'](*arguments)"
+        inputs = [[n, *arguments] for n, d in enumerate(bundle) for arguments in d.inputs]
+        programs.append(Program(source, "f", inputs, fuel_per_test))
+    found: list[list[Any]] = []
+    for bundle, result in zip(bundles, sandbox.run(programs), strict=True):
+        values = iter(result.values)
+        for draft in bundle:
+            found.append([value for _, value in zip(draft.inputs, values, strict=False)])
+    return found
+
+
 def synthesise(
     sandbox: Sandbox, *, seed: int, wanted: int, tests: int, public: int, fuel_per_test: int
 ) -> tuple[list[Problem], dict[str, int]]:
     """Make `wanted` programs; return all their wordings and the counts of drafts by what became of them."""
     drafts = draw_drafts(Random(f"{seed}/programs"), wanted, tests)
-    first = sandbox.run([Program(d.source, "f", d.inputs, fuel_per_test) for d in drafts])
+    first = produce_values(sandbox, drafts, fuel_per_test)
     second = sandbox.run([Program(d.source, "f", d.inputs, fuel_per_test) for d in drafts])
     counts = {"programs_drafted": len(drafts), "programs_failed": 0, "programs_unstable": 0, "programs_trivial": 0}
     problems: list[Problem] = []
     for draft, one, two in zip(drafts, first, second, strict=True):
-        if one.cause != "completed" or two.cause != "completed":
+        if two.cause != "completed" or len(one) != len(two.values):
             counts["programs_failed"] += 1
             continue
-        if not all(same_value(a, b) for a, b in zip(one.values, two.values, strict=True)):
+        if not all(map(same_value, two.values, one)):
             counts["programs_unstable"] += 1
             continue
-        table = list(zip(draft.inputs, one.values, strict=True))
+        table = list(zip(draft.inputs, one, strict=True))
         if not (fails_on_stubs(table) and fails_on_stubs(table[public:])):
             counts["programs_trivial"] += 1
             continue

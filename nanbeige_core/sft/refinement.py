@@ -1,4 +1,4 @@
-"""Build overall SFT's data: deliberative refinement, then CoT reconstruction, then the mixture (report, overall SFT)."""
+"""Build overall SFT data: deliberative refinement, CoT reconstruction, then the mixture (report, overall SFT)."""
 
 import json
 from collections.abc import Sequence

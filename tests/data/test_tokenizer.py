@@ -73,10 +73,7 @@ def test_the_chat_template_writes_the_recipes_turns(tmp_path: Path) -> None:
     save_tokenizer(TOKENIZER, tmp_path)
     messages = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2", "reasoning": "easy"}]
     text = load_tokenizer(tmp_path).apply_chat_template(messages, tokenize=False)
-    assert text == (
-        "<|im_start|>user\n1+1?<|im_end|>\n"
-        "<|im_start|>assistant\n<think>\neasy\n</think>\n\n2<|im_end|>\n"
-    )
+    assert text == ("<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n<think>\neasy\n</think>\n\n2<|im_end|>\n")
 
 
 def test_the_generation_prompt_opens_the_assistant_turn(tmp_path: Path) -> None:

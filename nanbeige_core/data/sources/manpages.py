@@ -11,7 +11,9 @@ ESCAPES = {
     r"\(en": "-", r"\(em": "--", r"\ ": " ", r"\~": " ", r"\(->": "->", r"\(cq": "'", r"\(oq": "'", r"\(mu": "x",
 }  # fmt: skip
 ESCAPE = re.compile("|".join(re.escape(key) for key in sorted(ESCAPES, key=len, reverse=True)))
-FONT = re.compile(r"\\f(?:\[[^\]]*\]|\(..|.)|\\s[-+]?\d+|\\[,/&|^%:c]|\\\*\(..|\\\*\[[^\]]*\]|\\m\[[^\]]*\]|\\[ud](?:\[\d+\])?|\\[hvLlwzo]'[^']*'|\\n\(?\S{1,3}")
+FONT = re.compile(
+    r"\\f(?:\[[^\]]*\]|\(..|.)|\\s[-+]?\d+|\\[,/&|^%:c]|\\\*\(..|\\\*\[[^\]]*\]|\\m\[[^\]]*\]|\\[ud](?:\[\d+\])?|\\[hvLlwzo]'[^']*'|\\n\(?\S{1,3}"
+)
 DEFINITION = re.compile(r"^[.'](?:de1?|ig|am)\b.*?^\.\.\s*?$", re.DOTALL | re.MULTILINE)
 """Macro definitions and ignored blocks: programs of the page, not its text."""
 

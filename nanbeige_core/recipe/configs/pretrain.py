@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from nanbeige_core.recipe.configs.base import IdentityConfig, ModelConfig, OptimizerConfig, SamplingConfig
+from nanbeige_core.recipe.configs.sft import HeldoutConfig
 
 Phase = Literal["warmup", "diverse_stable", "hq_stable", "decay"]
 PHASES: tuple[Phase, ...] = ("warmup", "diverse_stable", "hq_stable", "decay")
@@ -96,6 +97,9 @@ class TeacherConfig(IdentityConfig):
     sft_sequence_length: int = Field(default=32_768, ge=8, description="SFT window in tokens. ours")
     sft_warmup_fraction: float = Field(default=0.03, ge=0, lt=1, description="Share of the SFT steps. ours")
     validation_sequences: int = Field(default=1024, ge=2, description="Held-out sequences measured. ours")
+    heldout: HeldoutConfig = Field(
+        default_factory=lambda: HeldoutConfig.model_validate({}), description="Measured after SFT. ours"
+    )
     seed: int = Field(default=2, ge=0, description="Initial weights and order. ours")
 
 

@@ -37,7 +37,7 @@ class ProblemsConfig(IdentityConfig):
         description="Worked examples that join the decay mixture. ours",
     )
     sft: DomainCounts = Field(
-        DomainCounts(math=100_000, science=60_000, code=40_000),
+        DomainCounts(math=100_000, science=60_000, code=40_000, general=0, agent=0),
         description="Pool of the cold start. ours",
     )
     overall: DomainCounts = Field(

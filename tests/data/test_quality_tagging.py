@@ -1,0 +1,81 @@
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanbeige_core.artifacts.kinds import Kind
+from nanbeige_core.contract import Outcome
+from nanbeige_core.data import ingest, quality_tagging
+from nanbeige_core.data.annotators import CONTENT_LABELS, FORMAT_LABELS, LABELS
+from nanbeige_core.data.character_model import CharacterModel
+from nanbeige_core.data.corruptions import CORRUPTIONS
+from nanbeige_core.data.quality_tagging import find_gate, measure_auc, score_labels
+from nanbeige_core.data.tables import read_rows
+from nanbeige_core.recipe.configs.data import IngestConfig, PackagedSource, QualityTaggingConfig
+from tests.data.conftest import MakeJob
+
+TEXT = "The quick brown fox jumps over 12 lazy dogs.\nIt then sleeps, because it is tired.\n" * 6
+SOURCES = ("codeio-programs", "docstrings-scientific", "package-readmes")
+
+
+def tag(make_job: MakeJob, name: str) -> tuple[Outcome, Path]:
+    sources = tuple(PackagedSource(name=source, documents=150) for source in SOURCES)
+    corpus = make_job("corpus", IngestConfig(sources=sources))
+    ingest.run(corpus)
+    config = QualityTaggingConfig(annotated_documents=500)
+    job = make_job(name, config, corpus=(Kind.CORPUS, corpus.work))
+    return quality_tagging.run(job), job.work
+
+
+def test_there_are_twenty_labels() -> None:
+    assert (len(CONTENT_LABELS), len(FORMAT_LABELS), len(set(LABELS))) == (14, 6, 20)
+
+
+def test_every_corruption_lowers_known_labels() -> None:
+    assert all(set(corruption.effects) <= set(LABELS) and corruption.effects for corruption in CORRUPTIONS)
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda corruption: corruption.name)
+def test_every_corruption_changes_the_text_and_repeats_itself(corruption: object) -> None:
+    results = {corruption.apply(TEXT, 0.9, random.Random(1), "other text " * 30) for _ in range(2)}  # type: ignore[attr-defined]
+    assert len(results) == 1
+    assert TEXT not in results
+
+
+def test_noise_costs_more_bits_than_the_language_learned() -> None:
+    model = CharacterModel()
+    model.learn(TEXT)
+    assert model.measure_bits("a lazy fox sleeps over dogs") < model.measure_bits("qx zvkw ¤Ã¬ jjqz wvx pqzt")
+
+
+def test_the_auc_of_a_hand_case() -> None:
+    assert measure_auc(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, True, False, False])) == 0.75
+
+
+def test_the_score_is_the_weighted_content() -> None:
+    labels = np.full((1, len(LABELS)), 9.0)
+    labels[:, len(CONTENT_LABELS) :] = 0.0
+    assert score_labels(labels, np.full(len(CONTENT_LABELS), 1 / len(CONTENT_LABELS))) == pytest.approx([9.0])
+
+
+def test_the_worst_format_label_names_the_gate() -> None:
+    labels = np.full(len(LABELS), 9.0)
+    labels[LABELS.index("readability")], labels[LABELS.index("repetition")] = 1.5, 0.5
+    assert find_gate(labels, {"readability": 2, "repetition": 2}) == "repetition<2"
+    assert find_gate(np.full(len(LABELS), 9.0), {"readability": 2}) == ""
+
+
+def test_the_stage_tags_every_document_and_beats_chance(make_job: MakeJob) -> None:
+    outcome, work = tag(make_job, "tagged")
+    rows = list(read_rows(work / "documents"))
+    assert len(rows) == outcome.counts["read"]
+    assert all(0 <= row[name] <= 9 for row in rows for name in LABELS)
+    assert outcome.gain is not None
+    assert outcome.gain.low is not None
+    assert outcome.gain.low > 0
+
+
+def test_tagging_is_deterministic(make_job: MakeJob) -> None:
+    (_, first), (_, second) = tag(make_job, "one"), tag(make_job, "two")
+    assert list(read_rows(first / "documents")) == list(read_rows(second / "documents"))

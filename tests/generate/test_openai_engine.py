@@ -1,0 +1,88 @@
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from nanbeige_core.generate.openai_engine import OpenAIEngine
+from nanbeige_core.recipe.configs.base import SamplingConfig
+
+SAMPLING = SamplingConfig(max_new_tokens=4)
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    failures = 0
+    seen: list[dict[str, Any]] = []
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        type(self).seen.append(request)
+        if type(self).failures > 0:
+            type(self).failures -= 1
+            self._answer(503, {"error": "busy"})
+        elif request["model"] != "tiny":
+            self._answer(404, {"error": "no such model"})
+        elif self.path.endswith("/chat/completions"):
+            text = request["messages"][-1]["content"].upper()
+            choice = {"message": {"content": text}, "finish_reason": "stop"}
+            self._answer(200, {"choices": [choice] * request["n"]})
+        else:
+            ids = [token + 1 for token in request["prompt"]]
+            choice = {"token_ids": ids, "logprobs": {"token_logprobs": [-1.0] * len(ids)}, "finish_reason": "length"}
+            self._answer(200, {"choices": [choice] * request["n"]})
+
+    def _answer(self, status: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    Endpoint.failures, Endpoint.seen = 0, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+def test_chat_answers_every_conversation_in_order(url: str) -> None:
+    turns = [[{"role": "user", "content": text}] for text in ("one", "two", "three")]
+    replies = OpenAIEngine(url, "tiny").chat(turns, SAMPLING, n=2, seed=0)
+    assert [[reply.text for reply in group] for group in replies] == [["ONE"] * 2, ["TWO"] * 2, ["THREE"] * 2]
+
+
+def test_a_busy_server_is_asked_again(url: str) -> None:
+    Endpoint.failures = 2
+    engine = OpenAIEngine(url, "tiny", backoff_seconds=0.01)
+    assert engine.chat([[{"role": "user", "content": "x"}]], SAMPLING, n=1, seed=0)[0][0].text == "X"
+
+
+def test_a_refusal_is_not_repeated(url: str) -> None:
+    with pytest.raises(RuntimeError, match="status 404"):
+        OpenAIEngine(url, "other").chat([[{"role": "user", "content": "x"}]], SAMPLING, n=1, seed=0)
+    assert len(Endpoint.seen) == 1
+
+
+def test_an_absent_server_is_reported_with_its_address() -> None:
+    engine = OpenAIEngine("http://127.0.0.1:9/v1", "tiny", retries=1, backoff_seconds=0.01)
+    with pytest.raises(RuntimeError, match="127.0.0.1:9"):
+        engine.chat([[{"role": "user", "content": "x"}]], SAMPLING, n=1, seed=0)
+
+
+def test_token_ids_and_log_probs_come_back(url: str) -> None:
+    item = OpenAIEngine(url, "tiny").generate([[5, 6]], SAMPLING, n=1, seed=0)[0][0]
+    assert item == ((5, 6), (6, 7), (-1.0, -1.0), "length")
+
+
+def test_weights_are_refused(url: str) -> None:
+    with pytest.raises(RuntimeError, match="cannot take weights"):
+        OpenAIEngine(url, "tiny").update_weights({}, 3)
