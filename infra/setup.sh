@@ -54,3 +54,5 @@ fi
 grep -v '^torch==' "$LOCK" > "$VENV/lock-without-torch.txt"
 "$VENV/bin/python" -m pip install -q --no-deps -r "$VENV/lock-without-torch.txt"
 "$VENV/bin/python" -m pip install -q --no-deps --no-build-isolation -e .
+# the code sandbox: CPython as a WebAssembly component, built once (about half a minute)
+"$VENV/bin/python" -m nanbeige_core.verify.component

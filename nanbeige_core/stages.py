@@ -77,7 +77,7 @@ _SPECS = (
         consumes={"tagged": Kind.TAGGED_CORPUS, "problems": Kind.PROMPT_SET}, produces=Kind.CURATED_CORPUS,
     ),
     _spec(
-        "tokenizer", "data.tokenizer:run", "data:TokenizerConfig",
+        "tokenizer", "data.tokenizer_training:run", "data:TokenizerConfig",
         "Train the tokenizer", "model card",
         consumes={"corpus": Kind.CURATED_CORPUS, "problems": Kind.PROMPT_SET}, produces=Kind.TOKENIZER,
     ),

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import nnls
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 
 from nanbeige_core.contract import Gain, Job, Outcome, Plot, Section
 from nanbeige_core.data.annotators import (
@@ -330,4 +330,4 @@ def _spearman_rows(held: list[Example], labels_DL: NDArray[np.float64]) -> list[
 def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
-    return round(float(spearmanr(first, second)[0]), 3)
+    return round(float(np.corrcoef(rankdata(first), rankdata(second))[0, 1]), 3)

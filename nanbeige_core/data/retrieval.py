@@ -4,6 +4,8 @@ Both retrievers scan the whole pool for all seeds at once: a batched exact scan 
 hundred thousand documents, and it forgets nothing.
 """
 
+from typing import cast
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -44,8 +46,9 @@ def count_terms(texts: list[str], *, dense: bool) -> sparse.csr_matrix:
 
 def inverse_frequency(counts: sparse.csr_matrix) -> NDArray[np.float32]:
     """Return the BM25 inverse document frequency of each feature."""
-    documents = np.bincount(counts.indices, minlength=counts.shape[1])
-    return np.log1p((counts.shape[0] - documents + 0.5) / (documents + 0.5)).astype(np.float32)
+    pool, features = _shape(counts)
+    documents = np.bincount(counts.indices, minlength=features)
+    return np.log1p((pool - documents + 0.5) / (documents + 0.5)).astype(np.float32)
 
 
 def bm25_weights(counts: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -53,7 +56,7 @@ def bm25_weights(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     lengths = np.asarray(counts.sum(axis=1)).ravel()
     norm = BM25_K1 * (1 - BM25_B + BM25_B * lengths / max(1e-9, lengths.mean()))
     weights = counts.copy()
-    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    rows = np.repeat(np.arange(len(lengths)), np.diff(counts.indptr))
     weights.data = counts.data * (BM25_K1 + 1) / (counts.data + norm[rows])
     weights.data *= inverse_frequency(counts)[counts.indices]
     return weights
@@ -69,7 +72,9 @@ def bm25_scores(counts: sparse.csr_matrix, queries: NDArray[np.int64]) -> NDArra
         for term in _top_terms(terms.indices, terms.data, terms.indptr, number)
     ]
     rows, columns = np.array(kept, dtype=np.int64).reshape(-1, 2).T
-    query = sparse.csr_matrix((np.ones(len(kept), np.float32), (rows, columns)), shape=(len(queries), counts.shape[1]))
+    query = sparse.csr_matrix(
+        (np.ones(len(kept), np.float32), (rows, columns)), shape=(len(queries), _shape(counts)[1])
+    )
     return np.asarray((query @ weights.T).toarray(), dtype=np.float32)
 
 
@@ -81,8 +86,8 @@ def dense_vectors(counts: sparse.csr_matrix, size: int, seed: int) -> NDArray[np
     weights.data = np.log1p(weights.data) * inverse_frequency(counts)[counts.indices]
     norms = np.sqrt(np.asarray(weights.multiply(weights).sum(axis=1)).ravel())
     weights = sparse.csr_matrix(sparse.diags((1 / np.maximum(norms, 1e-9)).astype(np.float32)) @ weights)
-    size = min(size, min(weights.shape) - 1)
-    left, values, _ = randomized_svd(weights, size, n_iter=2, random_state=seed)
+    size = min(size, min(_shape(weights)) - 1)
+    left, values, _ = randomized_svd(weights, size, n_iter=2, random_state=seed)  # pyright: ignore[reportArgumentType]
     vectors_DV = (left * values).astype(np.float32)
     return vectors_DV / np.maximum(np.linalg.norm(vectors_DV, axis=1, keepdims=True), 1e-9)
 
@@ -113,6 +118,11 @@ def retrieve_from_seeds(
     lexical = bm25_scores(count_terms(texts, dense=False), queries)
     vectors_DV = dense_vectors(count_terms(texts, dense=True), vector_size, seed)
     return fuse_ranks([lexical, vectors_DV[queries] @ vectors_DV.T], queries, depth, k)
+
+
+def _shape(matrix: sparse.csr_matrix) -> tuple[int, int]:
+    """Return the shape; SciPy's annotation allows None, which a finished matrix never has."""
+    return cast(tuple[int, int], matrix.shape)
 
 
 def _top_terms(

@@ -84,7 +84,8 @@ def fit_student(
     kernel_DD = (features @ features.T).toarray()
     kernel_DD[np.diag_indices_from(kernel_DD)] += ridge
     duals_DL = np.linalg.solve(kernel_DD, targets_DL - intercept_L)
-    return Student(np.asarray(features.T @ duals_DL), intercept_L, centre, scale, rows.shape[1])
+    weights_FL = np.asarray(features.T @ duals_DL)
+    return Student(weights_FL, intercept_L, centre, scale, len(weights_FL) - surface.shape[1])
 
 
 def predict_labels(student: Student, rows: sparse.csr_matrix, surface: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -139,9 +139,7 @@ class VllmEngine:
 def to_completion(prompt: Sequence[int], output: Any) -> Completion:
     """Return vLLM's output of one sample as a Completion; the stop token is among its ids."""
     ids = tuple(output.token_ids)
-    logprobs = tuple(
-        float(candidates[token].logprob) for token, candidates in zip(ids, output.logprobs, strict=True)
-    )
+    logprobs = tuple(float(candidates[token].logprob) for token, candidates in zip(ids, output.logprobs, strict=True))
     return Completion(tuple(prompt), ids, logprobs, "length" if output.finish_reason == "length" else "stop")
 
 

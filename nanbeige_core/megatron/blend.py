@@ -4,6 +4,7 @@ The blend of a phase is exact and deterministic (Megatron's own blending indices
 phase left it, which the ledger in state.json records. Legend: B sequence, S position.
 """
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,7 +95,7 @@ class Blend:
     PATTERN = 2**20
 
     def __init__(self, weights: list[float], samples: int) -> None:
-        from megatron.core.datasets import helpers_cpp
+        helpers_cpp: Any = importlib.import_module("megatron.core.datasets.helpers_cpp")
 
         length = max(min(samples, self.PATTERN), 1)
         self.sets: NDArray[np.int16] = np.zeros(length, dtype=np.int16)

@@ -35,9 +35,9 @@ def _split_qkv(qkv: Tensor, model: ModelConfig) -> tuple[Tensor, Tensor, Tensor]
     return query, key, value
 
 
-def _join_qkv(query: Tensor, key: Tensor, value: Tensor, model: ModelConfig) -> Tensor:
-    groups = [part.view(model.kv_heads, -1, query.size(-1)) for part in (query, key, value)]
-    return torch.cat(groups, dim=1).reshape(-1, query.size(-1))
+def _join_qkv(parts: tuple[Tensor, ...], model: ModelConfig) -> Tensor:
+    hidden = parts[0].size(-1)
+    return torch.cat([part.view(model.kv_heads, -1, hidden) for part in parts], dim=1).reshape(-1, hidden)
 
 
 def megatron_to_hf(full: dict[str, Tensor], model: ModelConfig, *, vocab_size: int) -> dict[str, Tensor]:
@@ -77,7 +77,7 @@ def hf_to_megatron(state: dict[str, Tensor], model: ModelConfig, *, padded_vocab
     full = {
         EMBEDDING: pad(state["model.embed_tokens.weight"]),
         INPUT_NORM: stack("input_layernorm"),
-        QKV: torch.stack([_join_qkv(*parts, model) for parts in zip(*attention, strict=True)]),
+        QKV: torch.stack([_join_qkv(parts, model) for parts in zip(*attention, strict=True)]),
         PROJ: stack("self_attn.o_proj"),
         MLP_NORM: stack("post_attention_layernorm"),
         FC1: torch.cat([stack("mlp.gate_proj"), stack("mlp.up_proj")], dim=1),
@@ -129,7 +129,7 @@ def hf_config(model_json: dict[str, Any]) -> Any:
     """
     from transformers import LlamaConfig
 
-    config = LlamaConfig(
+    config: Any = LlamaConfig(
         vocab_size=model_json["vocab_size"],
         hidden_size=model_json["hidden_size"],
         intermediate_size=model_json["ffn_size"],

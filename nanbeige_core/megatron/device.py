@@ -8,7 +8,7 @@ the same code on both.
 import importlib
 import importlib.util
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -112,15 +112,15 @@ def layer_spec(config: Any, vp_stage: int | None = None) -> Any:
     if has_transformer_engine():
         from megatron.core.extensions.transformer_engine import TENorm
 
-        fused = get_gpt_layer_with_transformer_engine_spec()
-        return TransformerBlockSubmodules(layer_specs=[fused] * count, layer_norm=TENorm)
+        fused, fused_norm = get_gpt_layer_with_transformer_engine_spec(), cast(Any, TENorm)
+        return TransformerBlockSubmodules(layer_specs=[fused] * count, layer_norm=fused_norm)
     from nanbeige_core.megatron.cpu_layers import CPURMSNorm, SDPACoreAttention
 
     local: Any = get_gpt_layer_local_spec(normalization="RMSNorm")
     local.submodules.input_layernorm = CPURMSNorm
     local.submodules.pre_mlp_layernorm = CPURMSNorm
     local.submodules.self_attention.submodules.core_attention = SDPACoreAttention
-    return TransformerBlockSubmodules(layer_specs=[local] * count, layer_norm=CPURMSNorm)
+    return TransformerBlockSubmodules(layer_specs=[local] * count, layer_norm=cast(Any, CPURMSNorm))
 
 
 def differences() -> list[dict[str, str]]:

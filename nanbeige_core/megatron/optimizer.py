@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import torch
+
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.recipe.configs.base import ModelConfig, OptimizerConfig
 
@@ -29,11 +31,12 @@ def build_optimizer(module: Any, model: ModelConfig, config: OptimizerConfig, sc
     from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
     from megatron.core.optimizer import ParamKey, get_megatron_optimizer
 
-    wrapped = DistributedDataParallel(
-        module.config,
-        DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True),
-        module,
-    )
+    with torch.enable_grad():  # DDP finds each weight's gradient accumulator through a graph
+        wrapped = DistributedDataParallel(
+            module.config,
+            DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True),
+            module,
+        )
     names = UNDECAYED + (("*output_layer.weight",) if model.tied_embeddings else ())
     built = get_megatron_optimizer(
         MegatronOptimizerConfig(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
 
 from nanbeige_core.contract import Runtime
 from nanbeige_core.megatron import device
@@ -50,7 +51,7 @@ def ensure_process_group() -> None:
     if dist.is_initialized():
         return
     directory = tempfile.mkdtemp(prefix="process-group-")
-    store = dist.FileStore(str(Path(directory) / "store"), 1)
+    store = FileStore(str(Path(directory) / "store"), 1)
     dist.init_process_group(device.backend(), store=store, rank=0, world_size=1)
     atexit.register(teardown)
 

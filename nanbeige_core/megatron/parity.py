@@ -6,6 +6,7 @@ placement of the all-reduces leaves the loss right and the gradient wrong.
 """
 
 import functools
+import multiprocessing
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore
 
 from nanbeige_core.contract import Runtime
 from nanbeige_core.megatron import device, parallel
@@ -66,16 +68,15 @@ class Trace(NamedTuple):
 
 
 def run_ranks(ranks: int, work: Callable[[int], Any], directory: Path) -> list[Any]:
-    """Run `work(rank)` in `ranks` forked processes that form one gloo group; return every rank's answer.
+    """Run `work(rank)` in `ranks` processes that form one gloo group; return every rank's answer.
 
-    Forking shares what is imported already; an exception in any rank is raised here.
+    `work` must be picklable. The processes are forked from a server that has imported Megatron once: forking this one
+    would crash after it has run a backward pass. An exception in any rank is raised here.
     """
-    device.activate()
+    multiprocessing.set_forkserver_preload(["nanbeige_core.megatron.trainer"])
     store = directory / "store"
     torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call]
-        functools.partial(_enter, work=work, ranks=ranks, store=store, directory=directory),
-        nprocs=ranks,
-        start_method="fork",
+        _enter, args=(work, ranks, store, directory), nprocs=ranks, start_method="forkserver"
     )
     store.unlink(missing_ok=True)
     return [torch.load(directory / f"answer-{rank}.pt", weights_only=False) for rank in range(ranks)]
@@ -83,7 +84,7 @@ def run_ranks(ranks: int, work: Callable[[int], Any], directory: Path) -> list[A
 
 def _enter(rank: int, work: Callable[[int], Any], ranks: int, store: Path, directory: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(str(store), ranks), rank=rank, world_size=ranks)
+    dist.init_process_group("gloo", store=FileStore(str(store), ranks), rank=rank, world_size=ranks)
     torch.save(work(rank), directory / f"answer-{rank}.pt")
     parallel.teardown()
 
@@ -159,13 +160,14 @@ def trace_layouts(layouts: list[Layout], directory: Path) -> dict[str, Trace]:
     for ranks in sorted({layout.ranks for layout in layouts}):
         group = [layout for layout in layouts if layout.ranks == ranks]
 
-        def work(rank: int, group: list[Layout] = group) -> list[Trace]:
-            del rank
-            return [trace_layout(layout, directory / layout.name.replace(" ", "-")) for layout in group]
-
-        answers = run_ranks(ranks, work, directory)[0]
+        answers = run_ranks(ranks, functools.partial(_trace_group, group=group, directory=directory), directory)[0]
         traces |= {layout.name: trace for layout, trace in zip(group, answers, strict=True)}
     return traces
+
+
+def _trace_group(rank: int, *, group: list[Layout], directory: Path) -> list[Trace]:
+    del rank
+    return [trace_layout(layout, directory / layout.name.replace(" ", "-")) for layout in group]
 
 
 def compare(traces: dict[str, Trace]) -> list[dict[str, Any]]:

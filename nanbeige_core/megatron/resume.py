@@ -112,12 +112,13 @@ def _set_progress(trainer: "Trainer", state: dict[str, Any]) -> None:
 def _random_state() -> dict[str, Any]:
     from megatron.core import tensor_parallel
 
+    tracker: Any = tensor_parallel.get_cuda_rng_tracker()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "numpy": np.random.get_state(),  # noqa: NPY002 - the global state is what is restored
         "python": random.getstate(),
-        "tracker": tensor_parallel.get_cuda_rng_tracker().get_states(),
+        "tracker": tracker.get_states(),
     }
 
 
@@ -129,7 +130,8 @@ def _set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
     np.random.set_state(state["numpy"])  # noqa: NPY002 - the global state is what is restored
     random.setstate(state["python"])
-    tensor_parallel.get_cuda_rng_tracker().set_states(state["tracker"])
+    tracker: Any = tensor_parallel.get_cuda_rng_tracker()
+    tracker.set_states(state["tracker"])
 
 
 def _complete_points(directory: Path) -> list[Path]:

@@ -122,14 +122,16 @@ def open_pools(config: ProblemsConfig, cache: Path, processes: int) -> tuple[dic
     counts = Counter[str]()
     total = _totals(config)
     wanted_words = round(total.math * config.word_problem_share)
-    words, word_counts = word_problems.read_word_problems(
-        cache,
-        # measured splits take from a fifth of the groups, and long questions are dropped
-        per_template=max(2, round(1.6 * wanted_words / 200)),
-        seed=config.seed,
-        longest=config.word_problem_characters,
-    )
-    counts.update(word_counts)
+    words: list[Problem] = []
+    if wanted_words:
+        words, word_counts = word_problems.read_word_problems(
+            cache,
+            # 200 templates; measured splits take from a fifth of the groups, and long questions are dropped
+            per_template=max(2, round(1.6 * wanted_words / 200)),
+            seed=config.seed,
+            longest=config.word_problem_characters,
+        )
+        counts.update(word_counts)
     with open_sandbox(workers=processes, cache=cache) as sandbox:
         code, code_counts = programs.synthesise(
             sandbox,

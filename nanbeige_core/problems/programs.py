@@ -96,9 +96,9 @@ def state(draft: Draft, ask: int, language: Language) -> tuple[str, str]:
     return prompt, REASON[language].format(s=what, b=body)
 
 
-def to_problems(draft: Draft, tests: list[tuple[list[Any], Any]], public: int) -> Iterator[Problem]:
+def to_problems(draft: Draft, tests: list[tuple[list[Any], Any]], public: int, fuel: int) -> Iterator[Problem]:
     """Yield every wording of one accepted program."""
-    spec = {"entry": "f", "public": tests[:public], "private": tests[public:]}
+    spec = {"entry": "f", "public": tests[:public], "private": tests[public:], "fuel": fuel}
     languages: tuple[Language, ...] = ("en", "zh")
     for language in languages:
         for ask in range(len(ASK[language])):
@@ -157,5 +157,5 @@ def synthesise(
         if not (fails_on_stubs(table) and fails_on_stubs(table[public:])):
             counts["programs_trivial"] += 1
             continue
-        problems.extend(to_problems(draft, table, public))
+        problems.extend(to_problems(draft, table, public, fuel_per_test))
     return problems, counts

@@ -54,7 +54,7 @@ def _domain_items(row: PromptRow) -> list[Item]:
             Item("verified", 4.0, True, "The final answer is right."),
             Item("boxed", 1.0, False, "The final answer is in a box."),
         ]
-    topic = Item("on_topic", 2.0, False, "Takes up what the instruction is about.")
+    topic = Item("on_topic", 2.0, True, "Takes up what the instruction is about.")
     if CODE_WORDS.search(row.prompt):
         return [topic, Item("code_parses", 1.0, False, "The program parses.")]
     return [topic]

@@ -16,7 +16,7 @@ from nanbeige_core.megatron.frozen import FrozenModel
 from nanbeige_core.recipe.configs.sft import RefinementConfig
 from nanbeige_core.rl.prompts import PromptRow, load_prompts
 from nanbeige_core.rl.scoring import Scorer
-from nanbeige_core.sft.chat import split_response
+from nanbeige_core.sft.chat import Response, split_response
 from nanbeige_core.sft.chunks import Row, run_chunks
 from nanbeige_core.sft.deliberation import Deliberation, Draft, Writers, deliberate
 from nanbeige_core.sft.evaluators import FluencyJudge, FormatJudge, Judge, VerifierJudge
@@ -105,9 +105,11 @@ def reject_draft(best: Draft | None, config: RefinementConfig) -> str:
 def reject_chain(case: Deliberation, reconstruction: Reconstruction) -> str:
     """Return why a refined response has no reasoning to stand on; empty when it has or needs none.
 
-    A general answer may go without: a greeting has no derivation.
+    General and agent answers keep the reasoning they came with when no chain is accepted (marked `own_untested` in
+    the trace): a greeting has no derivation, and a perplexity test says little about a call the teacher cannot make.
     """
-    return "no_chain_accepted" if reconstruction.chain is None and case.row.domain != "general" else ""
+    untested = case.row.domain in ("general", "agent")
+    return "no_chain_accepted" if reconstruction.chain is None and not untested else ""
 
 
 def _result(case: Deliberation, reconstruction: Reconstruction | None, config: RefinementConfig) -> Row:
@@ -116,6 +118,7 @@ def _result(case: Deliberation, reconstruction: Reconstruction | None, config: R
     if not reason and reconstruction is not None:
         reason = reject_chain(case, reconstruction)
     kept = best is not None and not reason
+    response = split_response(best.text) if kept and best else Response("", "")
     chain = reconstruction.chain if reconstruction else None
     return {
         "prompt_id": case.row.id,
@@ -123,8 +126,8 @@ def _result(case: Deliberation, reconstruction: Reconstruction | None, config: R
         "source": case.row.source,
         "prompt": case.row.prompt,
         "reason": reason or "kept",
-        "reasoning": chain.reasoning if kept and chain else "",
-        "answer": split_response(best.text).answer if kept and best else "",
+        "reasoning": chain.reasoning if kept and chain else response.reasoning,
+        "answer": response.answer,
         "trace": _trace(case, reconstruction),
     }
 
@@ -149,7 +152,7 @@ def _trace(case: Deliberation, reconstruction: Reconstruction | None) -> dict[st
         "best_score": best.evaluation.score if best else None,
         "best_origin": best.origin if best else None,
         "critiques": list(best.evaluation.critiques) if best else [],
-        "chain_origin": chain.origin if chain else None,
+        "chain_origin": chain.origin if chain else "own_untested" if reconstruction else None,
         "chain_gain": chain.gain if chain else None,
         "chain_rejections": reconstruction.rejections if reconstruction else [],
     }

@@ -88,8 +88,8 @@ def _origins(kept: list[Row]) -> Counter[str]:
 
 
 def _chain_rows(traces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    accepted = Counter(f"accepted, {trace['chain_origin']}" for trace in traces if trace["chain_origin"])
-    rejected = Counter(f"rejected, {reason}" for trace in traces for reason in trace["chain_rejections"])
+    accepted = Counter(f"answer with chain: {trace['chain_origin']}" for trace in traces if trace["chain_origin"])
+    rejected = Counter(f"chain rejected: {reason}" for trace in traces for reason in trace["chain_rejections"])
     return _count_rows(accepted + rejected, "chain")
 
 

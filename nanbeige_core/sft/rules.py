@@ -13,6 +13,8 @@ CHINESE = re.compile(r"[\u4e00-\u9fff]")
 LATIN_WORD = re.compile(r"[a-zA-Z]{2,}")
 FENCE = re.compile(r"```(?:python)?\n(.*?)(?:```|$)", re.DOTALL)
 TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+NOT_PROSE = re.compile(r"```.*?(?:```|$)|<tool_call>.*?</tool_call>|\\[a-zA-Z]+", re.DOTALL)
+"""Programs, tool calls and TeX commands have no language."""
 REPEATED_GRAM = 6
 """Words in a row that may not occur three times."""
 BRIEF_WORDS = 40
@@ -45,7 +47,8 @@ def repeats_itself(text: str) -> bool:
 
 def matches_language(prompt_language: str, text: str) -> bool:
     """Tell whether prose is in the prompt's language; a response without prose, such as a number, always is."""
-    chinese, latin = len(CHINESE.findall(text)), len(LATIN_WORD.findall(text))
+    prose = NOT_PROSE.sub(" ", text)
+    chinese, latin = len(CHINESE.findall(prose)), len(LATIN_WORD.findall(prose))
     if prompt_language == "zh":
         return chinese > 0 or latin == 0
     return chinese <= latin

@@ -1,3 +1,4 @@
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from nanbeige_core.data.tokenizer import load_tokenizer
 from nanbeige_core.recipe.configs.data import MixtureConfig, TokenizerConfig
 from tests.data.conftest import MakeJob
 
+SOURCE = Path(argparse.__file__).read_text()
 SETS = [
     TokenSet("hq", "web", 300, 3),
     TokenSet("hq", "code", 100, 1),
@@ -117,7 +119,7 @@ def curated(folder: Path) -> Path:
     rows = [
         {
             "id": f"d{number}",
-            "text": f"Document {number} speaks about topic {number % 7} in plain words.\n" * 8,
+            "text": SOURCE[number * 600 : (number + 1) * 600],
             "source": "s",
             "category": ("web", "code")[number % 2],
             "language": "en",
@@ -140,7 +142,7 @@ def mixture_job(make_job: MakeJob, problems: Path, tmp_path: Path) -> Job:
         "corpus": (Kind.CURATED_CORPUS, curated(tmp_path / "curated")),
         "problems": (Kind.PROMPT_SET, problems),
     }
-    tokenizer = make_job("tokenizer", TokenizerConfig(vocab_size=512, training_characters=20_000), **inputs)
+    tokenizer = make_job("tokenizer", TokenizerConfig(vocab_size=512, training_characters=40_000), **inputs)
     tokenizer_training.run(tokenizer)
     return make_job("mixture", MixtureConfig(), **inputs, tokenizer=(Kind.TOKENIZER, tokenizer.work))
 

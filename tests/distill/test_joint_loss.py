@@ -24,7 +24,7 @@ def sample(seed: int, length: int) -> EncodedSample:
 
 
 PAIRS = [EncodedPair(sample(number, 5 + number), sample(50 + number, 8 - number)) for number in range(4)]
-TABLE_P, TABLE_Q, TABLE_R = (torch.randn(3, V, V, generator=torch.Generator().manual_seed(9), dtype=torch.float64))
+TABLE_P, TABLE_Q, TABLE_R = torch.randn(3, V, V, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
 
 def joint(pairs: list[EncodedPair], table_q: torch.Tensor = TABLE_Q, *, width: int = 32, config: DpdConfig = CONFIG):

@@ -54,7 +54,9 @@ def engine(seed: int = 0, *, tied: bool = False, scale: float = 8.0) -> Transfor
     return TransformersEngine(state, config(tied=tied), tokenizer())
 
 
-def reference_log_probs(seed: int, prompt: tuple[int, ...], response: tuple[int, ...], temperature: float) -> list[float]:
+def reference_log_probs(
+    seed: int, prompt: tuple[int, ...], response: tuple[int, ...], temperature: float
+) -> list[float]:
     """Score a response with transformers' own forward pass, without cache or padding."""
     with torch.no_grad():
         logits = model(seed)(torch.tensor([prompt + response])).logits[0]

@@ -65,9 +65,8 @@ def test_only_the_last_box_after_the_thinking_counts(math: MathVerifier, respons
     assert (verdict.outcome, verdict.reason) == ("wrong", reason)
 
 
-@pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", "(x+y+z+w)^{3000}"])
-def test_a_comparison_beyond_its_limit_is_never_correct(math: MathVerifier, answer: str) -> None:
-    verdict = math.verify([VerificationRequest("p", respond(answer), {"gold": "(x+y+z+w+1)^{3000}"})])[0]
+def test_a_comparison_beyond_its_limit_is_never_correct(math: MathVerifier) -> None:
+    verdict = math.verify([VerificationRequest("p", respond("9^{9^{9^{9}}}"), {"gold": "x+1"})])[0]
     assert verdict.outcome != "correct"
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Programs that try to pass without solving the task, to break out, or to exhaust the machine."""
 
 import pytest

@@ -77,9 +77,6 @@ class SftDataConfig(IdentityConfig):
     science_share: float = Field(0.3, ge=0, le=1, description="Share of samples. paper")
     code_share: float = Field(0.2, ge=0, le=1, description="Share of samples. paper")
     validation_samples: int = Field(300, ge=1, description="Held-out samples, from the heldout split. ours")
-    fuel_per_test: int = Field(
-        400_000_000, ge=1_000_000, description="WebAssembly instruction budget of one test. ours"
-    )
 
     @model_validator(mode="after")
     def validate_shares(self) -> Self:

@@ -1,0 +1,91 @@
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanbeige_core.artifacts.kinds import Kind
+from nanbeige_core.contract import InputArtifact, Job, Outcome, Runtime
+from nanbeige_core.megatron import parallel, parity
+from nanbeige_core.megatron.convert import load_full_weights
+from nanbeige_core.megatron.pretrain import run
+from nanbeige_core.recipe.configs.pretrain import AbfConfig, FgwsdConfig, Phase, PhaseTokens
+
+
+@pytest.fixture(autouse=True)
+def one_rank() -> Iterator[None]:
+    torch.set_num_threads(1)
+    yield
+    parallel.teardown()
+
+
+def job(phase: Phase, mixture: Path, work: Path, previous: Path | None = None, **rest: Any) -> Job:
+    config = FgwsdConfig(
+        phase=phase,
+        phase_tokens=PhaseTokens(warmup=128, diverse_stable=512, hq_stable=256, decay=256),
+        peak_lr=1e-2,
+        floor_lr=1e-4,
+        model=parity.MODEL,
+        sequence_length=16,
+        global_batch_size=4,
+        abf=AbfConfig(theta=1e6, sequence_length=32, fraction=0.5),
+        validation_sequences=8,
+    )
+    inputs = {"mixture": InputArtifact("mixture", Kind.TOKENIZED_MIXTURE, "m", mixture)}
+    if previous:
+        inputs["checkpoint"] = InputArtifact("checkpoint", Kind.CHECKPOINT, "c", previous)
+    work.mkdir(parents=True, exist_ok=True)
+    runtime = Runtime(micro_batch_size=2, checkpoint_seconds=1e-9)
+    return Job(f"fgwsd_{phase}", config, runtime, inputs, work, work, **rest)
+
+
+def test_two_phases_are_one_run(mixture_dir: Path, tmp_path: Path) -> None:
+    warmup = run(job("warmup", mixture_dir, tmp_path / "warmup"))
+    stable = run(job("diverse_stable", mixture_dir, tmp_path / "stable", tmp_path / "warmup"))
+    assert warmup.gain is not None
+    assert stable.gain is not None
+    assert stable.gain.before == pytest.approx(warmup.gain.after)
+    assert stable.gain.after < stable.gain.before
+    state = json.loads((tmp_path / "stable" / "state.json").read_text())
+    assert (state["step"], state["trained_tokens"], sum(state["ledger"].values())) == (10, 640, 640)
+    assert stable.metrics["learning_rate"] == 1e-2
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(fraction: float) -> Callable[[float, str], None]:
+    def progress(done: float, text: str) -> None:
+        if done >= fraction:
+            raise Killed
+
+    return progress
+
+
+def test_a_killed_phase_yields_the_weights_of_an_undisturbed_one(mixture_dir: Path, tmp_path: Path) -> None:
+    outcome: Outcome = run(job("warmup", mixture_dir, tmp_path / "whole"))
+    with pytest.raises(Killed):
+        run(job("warmup", mixture_dir, tmp_path / "killed", progress=kill_at(1.0)))
+    assert list((tmp_path / "killed" / "scratch" / "resume").glob("step-*/point.json"))
+    assert run(job("warmup", mixture_dir, tmp_path / "killed")) == outcome
+    whole, resumed = (load_full_weights(tmp_path / name / "weights") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_decay_extends_window_and_rope_base(mixture_dir: Path, tmp_path: Path) -> None:
+    previous: Path | None = None
+    for phase in ("warmup", "diverse_stable", "hq_stable", "decay"):
+        run(job(phase, mixture_dir, tmp_path / phase, previous))
+        previous = tmp_path / phase
+    card = json.loads((tmp_path / "decay" / "model.json").read_text())
+    assert (card["rope_theta"], card["max_positions"]) == (1e6, 32)
+    assert json.loads((tmp_path / "hq_stable" / "model.json").read_text())["rope_theta"] == 1e4
+    assert json.loads((tmp_path / "decay" / "state.json").read_text())["history"][-1]["lr"] == pytest.approx(1e-4)
+
+
+def test_a_later_phase_without_checkpoint_is_refused(mixture_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="goes on from the one before"):
+        run(job("decay", mixture_dir, tmp_path / "decay"))
