@@ -14,7 +14,7 @@ from nanbeige_core.verify.sandbox import Program, Sandbox
 
 SOURCE = "human_eval"
 PASSED = "passed"
-FUEL = 4_000_000_000
+FUEL = 1_000_000_000
 """WebAssembly instructions for all tests of one problem."""
 FENCE = re.compile(r"```(?:python|py)?\s*\n(.*?)```", re.DOTALL)
 

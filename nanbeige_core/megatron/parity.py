@@ -125,7 +125,11 @@ def trace_layout(layout: Layout, directory: Path) -> Trace:
         optimizer=OptimizerConfig(),
         schedule=LrSchedule(peak=1e-3, floor=1e-5, total=10, warmup=2, shape="linear"),
         runtime=Runtime(
-            tensor_parallel=layout.tp, pipeline_parallel=layout.pp, sequence_parallel=layout.sp, processes=layout.ranks
+            tensor_parallel=layout.tp,
+            pipeline_parallel=layout.pp,
+            sequence_parallel=layout.sp,
+            processes=layout.ranks,
+            micro_batch_size=2,
         ),
         seed=7,
     )

@@ -13,8 +13,7 @@ from scipy import stats
 
 from nanbeige_core.contract import Job, Outcome, Plot, Section
 from nanbeige_core.recipe.configs.rl import OnPolicyFilterConfig
-from nanbeige_core.rl.pass_rates import RATES
-from nanbeige_core.rl.prompts import FILE, STAGE_DOMAINS
+from nanbeige_core.rl.prompts import FILE, RATES, STAGE_DOMAINS
 
 OTHER_BANDS = ((0.10, 0.90), (0.05, 0.95), (0.02, 0.98), (0.0, 1.0))
 """Bands an empty result is compared with."""

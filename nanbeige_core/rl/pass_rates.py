@@ -24,11 +24,11 @@ from nanbeige_core.launch.ranks import barrier, rank, world_size
 from nanbeige_core.recipe.configs.base import SamplingConfig
 from nanbeige_core.recipe.configs.rl import PassRatesConfig
 from nanbeige_core.rl.judge import PairwiseJudge, judged_answer
-from nanbeige_core.rl.prompts import STAGE_DOMAINS, PromptRow, load_prompts
+from nanbeige_core.rl.prompts import RATES, STAGE_DOMAINS, PromptRow, load_prompts
 from nanbeige_core.rl.rewards import VerifiedRewards
 from nanbeige_core.rl.scoring import Scorer
 
-RATES, SAMPLES = "pass_rates.parquet", "samples.parquet"
+SAMPLES = "samples.parquet"
 SAMPLE_SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),

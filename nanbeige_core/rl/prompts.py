@@ -7,6 +7,8 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 
 FILE = "prompts.parquet"
+RATES = "pass_rates.parquet"
+"""File of a PassRates artifact; named here so that the filter imports no model code."""
 
 STAGE_DOMAINS: dict[str, frozenset[str]] = {
     "stem": frozenset({"math", "science"}),

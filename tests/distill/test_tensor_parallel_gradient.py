@@ -40,7 +40,7 @@ def run_rank(rank: int, folder: str) -> None:
 
 
 def test_split_vocabulary_gives_the_loss_and_the_gradient_of_the_whole(tmp_path: Path):
-    mp.start_processes(run_rank, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    mp.start_processes(run_rank, args=(str(tmp_path),), nprocs=2, start_method="spawn")
     whole = losses_and_gradients(VocabularyShard(V), slice(None))
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for kind, (value, gradient) in whole.items():
