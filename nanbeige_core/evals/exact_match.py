@@ -89,12 +89,12 @@ def measure(
 ) -> Scores:
     """Draw `n` responses to each problem and verify them; call it on every rank with the same arguments.
 
-    Collectives: one all-gather of the attempts. Each rank samples with `seed` plus its rank, so the result is
-    deterministic for a given number of ranks.
+    Collectives: one all-gather of the attempts. What is drawn follows from prompt and seed, so the number
+    of ranks does not change the result.
     """
     mine = list(rows[rank() :: world_size()])
     prompts = encode_fitting(tokenizer, mine, window=engine.window, max_new_tokens=sampling.max_new_tokens)
-    drawn = engine.generate(prompts.ids, sampling, n=n, seed=seed + rank()) if prompts.ids else []
+    drawn = engine.generate(prompts.ids, sampling, n=n, seed=seed) if prompts.ids else []
     attempts = _score(engine, prompts.rows, drawn, scorer)
     attempts += [
         Attempt(row.id, row.domain, "", "wrong", "the prompt does not fit the window", False, 0)

@@ -5,11 +5,13 @@ sequences leave it. Every sequence has its own random numbers, so a response doe
 batched with. Shapes: B sequences, P prompts, S positions, V vocabulary.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -119,7 +121,7 @@ class TransformersEngine:
         with torch.inference_mode():
             for start in range(0, len(work), LARGEST_BATCH):
                 batch = work[start : start + LARGEST_BATCH]
-                done.update(self._decode(batch, prompts, sampling, n=n, seed=seed))
+                done.update(self._decode(batch, prompts, sampling, seed=seed))
         return [[done[_Sequence(prompt, sample)] for sample in range(n)] for prompt in range(len(prompts))]
 
     def next_logits(self, prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> Tensor:
@@ -140,7 +142,6 @@ class TransformersEngine:
         prompts: Sequence[Sequence[int]],
         sampling: SamplingConfig,
         *,
-        n: int,
         seed: int,
     ) -> dict[_Sequence, Completion]:
         """Run one batch to its end."""
@@ -152,12 +153,12 @@ class TransformersEngine:
         logits_PV, padding_P = self._prefill([prompts[prompt] for prompt in unique], cache)
         rows_B = torch.tensor([unique.index(sequence.prompt) for sequence in batch])
         cache.select(rows_B)
-        stream_B = torch.tensor([sequence.prompt * n + sequence.sample for sequence in batch])
+        stream_B = torch.tensor([_stream(prompts[item.prompt], item.sample, seed) for item in batch])
         live = _Live(torch.arange(len(batch)), stream_B, padding_P[rows_B], torch.tensor(limits))
         drawn = _Drawn(len(batch), max(limits), self.stop_id)
         logits_BV = logits_PV[rows_B]
         for step in range(max(limits)):
-            uniform_B = _uniform(seed, step, len(prompts) * n)[live.stream_B]
+            uniform_B = _uniform(live.stream_B, step)
             log_probs_BV = torch.log_softmax(logits_BV.float() / (sampling.temperature or 1.0), dim=-1)
             chosen_B = choose_tokens(
                 log_probs_BV,
@@ -244,7 +245,17 @@ class _Drawn:
         return Completion(tuple(prompt), tokens, logprobs, "stop" if tokens[-1] == stop_id else "length")
 
 
-def _uniform(seed: int, step: int, streams: int) -> Tensor:
-    """Return one number in [0, 1) for every response of a call at one step, whatever the batching."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
-    return torch.rand(streams, generator=generator)
+def _stream(prompt: Sequence[int], sample: int, seed: int) -> int:
+    """Return the random stream of one response: it follows from prompt, sample number and seed alone, so neither
+    the batch nor the number of ranks that share the work changes what is drawn."""
+    text = f"{seed}:{sample}:{','.join(map(str, prompt))}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _uniform(stream_B: Tensor, step: int) -> Tensor:
+    """Return one number in [0, 1) for every stream at one step: a counter hashed by splitmix64's finaliser."""
+    mixed = stream_B.numpy().astype(np.uint64) + np.uint64((step + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed = mixed ^ (mixed >> np.uint64(31))
+    return torch.from_numpy((mixed >> np.uint64(40)).astype(np.float32) * np.float32(2**-24))

@@ -178,7 +178,11 @@ def run(job: Job) -> Outcome:
     config: ProblemsConfig = job.config
     job.progress(0.05, "reading word problems and dialogues, synthesising programs")
     pools, counts = open_pools(config, job.cache, job.runtime.processes)
-    families = [*arithmetic.open_families(config.seed), *science.open_families(), *agent.open_families()]
+    families = [
+        *arithmetic.open_families(config.seed),
+        *science.open_families(config.science_largest_factor),
+        *agent.open_families(),
+    ]
     job.progress(0.6, "filling the splits")
     drawer = Drawer(config, families, pools)
     rows = list(fill_splits(config, drawer))

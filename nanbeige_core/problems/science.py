@@ -183,11 +183,12 @@ FORMULAS: tuple[Formula, ...] = (
 )
 
 
-def formula_generator(formula: Formula) -> Generate:
-    """Return a generator of problems for one formula."""
+def formula_generator(formula: Formula, largest_factor: int) -> Generate:
+    """Return a generator of problems for one formula, its unknowns bounded by `largest_factor`."""
 
     def generate(random: Random, language: Language) -> Problem | None:
-        a, b = random.randint(*formula.a_values), random.randint(*formula.b_values)
+        a = _draw(random, formula.a_values, largest_factor)
+        b = _draw(random, formula.b_values, largest_factor)
         if formula.operation == "divide":
             a *= b
         result = {"multiply": a * b, "divide": a // b, "add": a + b}[formula.operation]
@@ -207,6 +208,12 @@ def formula_generator(formula: Formula) -> Generate:
     return generate
 
 
-def open_families() -> list[Family]:
+def _draw(random: Random, bounds: tuple[int, int], largest: int) -> int:
+    """Draw an unknown; a constant of the formula (equal bounds) is not bounded by `largest`."""
+    low, high = bounds
+    return low if low == high else random.randint(low, max(low, min(high, largest)))
+
+
+def open_families(largest_factor: int) -> list[Family]:
     """Return one family per formula."""
-    return [Family(f"science/{f.name}", "science", formula_generator(f)) for f in FORMULAS]
+    return [Family(f"science/{f.name}", "science", formula_generator(f, largest_factor)) for f in FORMULAS]

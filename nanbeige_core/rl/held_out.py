@@ -103,7 +103,7 @@ class WinRate:
     def _sample(self, *, seed: int) -> list[list[str]]:
         if not self._prompts.ids:
             return []
-        drawn = self._engine.generate(self._prompts.ids, self._sampling, n=self._samples, seed=seed + rank())
+        drawn = self._engine.generate(self._prompts.ids, self._sampling, n=self._samples, seed=seed)
         return [[self._engine.text(item) for item in group] for group in drawn]
 
     def measure(self, *, seed: int) -> Measured:

@@ -87,7 +87,7 @@ def _policy_answers(
     mine = encode_fitting(
         tokenizer, rows[rank() :: world_size()], window=engine.window, max_new_tokens=config.sampling.max_new_tokens
     )
-    drawn = engine.generate(mine.ids, config.sampling, n=config.policy_samples, seed=config.seed + rank())
+    drawn = engine.generate(mine.ids, config.sampling, n=config.policy_samples, seed=config.seed)
     local = {
         row.id: [judged_answer(engine.text(item)) for item in group]
         for row, group in zip(mine.rows, drawn, strict=True)

@@ -233,7 +233,7 @@ def roll_out(stage: Stage, step: int) -> list[list[Rollout]]:
     config, trainer = stage.config, stage.trainer
     chosen = step_prompts(len(stage.prompts.rows), config.prompts_per_step, step, seed=config.seed)
     mine = chosen[trainer.data_rank :: trainer.data_size]
-    seed = config.seed * 100_003 + step * 1_009 + trainer.data_rank
+    seed = config.seed * 100_003 + step * 1_009
     completions = stage.engine.generate(
         [stage.prompts.ids[index] for index in mine], config.sampling, n=config.group_size, seed=seed
     )

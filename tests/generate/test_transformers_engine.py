@@ -33,6 +33,14 @@ def test_a_response_does_not_depend_on_its_batch(monkeypatch: pytest.MonkeyPatch
     ]
 
 
+def test_what_a_prompt_draws_does_not_depend_on_the_other_prompts() -> None:
+    engine = make_engine()
+    prompts = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
+    together = engine.generate(prompts, SAMPLING, n=3, seed=4)
+    alone = [engine.generate([prompt], SAMPLING, n=3, seed=4)[0] for prompt in prompts]
+    assert [[c.token_ids for c in cs] for cs in together] == [[c.token_ids for c in cs] for cs in alone]
+
+
 def test_samples_follow_the_policy_distribution() -> None:
     sampler = engine(0, scale=4.0)
     drawn = sampler.generate([PROMPTS[0]], SamplingConfig(max_new_tokens=1), n=4000, seed=5)[0]

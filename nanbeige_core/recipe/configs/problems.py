@@ -27,6 +27,9 @@ class ProblemsConfig(IdentityConfig):
         4000, ge=100, description="Longest prompt plus reasoning of a word problem, characters. ours"
     )
     hard_share: float = Field(0.5, ge=0, le=1, description="Share of arithmetic beyond sums of two small numbers. ours")
+    science_largest_factor: int = Field(
+        default=400, ge=3, description="Largest unknown of a science formula, below the formula's own bound. ours"
+    )
     tests_per_program: int = Field(6, ge=2, description="Tests of one code problem, public and private. ours")
     public_tests: int = Field(2, ge=1, description="Tests of one code problem shown to training. ours")
     fuel_per_test: int = Field(
