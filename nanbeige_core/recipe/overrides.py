@@ -21,7 +21,20 @@ def apply_overrides(tree: DictConfig, overrides: list[str]) -> None:
                 f"override {text!r} is not of the form stage.field=value, for example dpd.beta=0.2 or "
                 "rl_stem.runtime.processes=2"
             )
-        OmegaConf.update(tree, _full_path(tree, path.strip(), text), _parse(value, text), force_add=True)
+        full_path = _full_path(tree, path.strip(), text)
+        _own_copies(tree, full_path.split("."))
+        OmegaConf.update(tree, full_path, _parse(value, text), force_add=True)
+
+
+def _own_copies(tree: DictConfig, parts: list[str]) -> None:
+    """Replace interpolations on the way to a value by copies: a stage's override must not reach what it shares."""
+    node: Any = tree
+    for part in parts[:-1]:
+        if not isinstance(node, DictConfig) or part not in node:
+            return
+        if OmegaConf.is_interpolation(node, part):
+            node[part] = OmegaConf.create(OmegaConf.to_container(node[part], resolve=True))
+        node = node[part]
 
 
 def _full_path(tree: DictConfig, path: str, text: str) -> str:

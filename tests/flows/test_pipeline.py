@@ -28,14 +28,14 @@ def recipe_file(tmp_path: Path, path: Path | None = None) -> Path:
     return file
 
 
-def nanbeige(*arguments: str, cwd: Path, api: str) -> "subprocess.CompletedProcess[str]":
+def nanbeige(*arguments: str, cwd: Path, api: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],
         cwd=cwd,
         env={**os.environ, "PREFECT_API_URL": api},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
         check=False,
     )
 

@@ -34,10 +34,8 @@ def test_a_response_does_not_depend_on_its_batch(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_a_prompt_draws_does_not_depend_on_the_other_prompts() -> None:
-    engine = make_engine()
-    prompts = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
-    together = engine.generate(prompts, SAMPLING, n=3, seed=4)
-    alone = [engine.generate([prompt], SAMPLING, n=3, seed=4)[0] for prompt in prompts]
+    together = engine(0).generate(PROMPTS, SAMPLING, n=3, seed=4)
+    alone = [engine(0).generate([prompt], SAMPLING, n=3, seed=4)[0] for prompt in PROMPTS]
     assert [[c.token_ids for c in cs] for cs in together] == [[c.token_ids for c in cs] for cs in alone]
 
 

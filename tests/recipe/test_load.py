@@ -139,6 +139,12 @@ def test_overrides_change_exactly_their_field() -> None:
     assert {n for n in plain if plain[n].config != changed[n].config} == {"dpd"}
 
 
+def test_an_override_inside_a_shared_value_changes_one_stage_only() -> None:
+    plain = load_recipe(RECIPE_FILE, profile="laptop").stages
+    changed = load_recipe(RECIPE_FILE, profile="laptop", overrides=["dpd.heldout.samples=7"]).stages
+    assert {n for n in plain if plain[n].config != changed[n].config} == {"dpd"}
+
+
 def test_an_override_of_an_unknown_field_names_the_nearest_one() -> None:
     with pytest.raises(RecipeError, match="did you mean 'beta'"):
         load_recipe(RECIPE_FILE, profile="laptop", overrides=["dpd.bet=0.2"])
