@@ -3,6 +3,7 @@
 Everything it keeps lies in the project's `.prefect` folder. Call `prefect_environment` before Prefect is imported.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -65,7 +66,14 @@ def start_server(port: int | None = None) -> Generator[str]:
     log_path = home / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(chosen)]
     with log_path.open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PREFECT_SERVER_UI_API_URL": url},  # its default is right on port 4200 only
+            preexec_fn=_stop_with_parent,  # called before any thread is started here
+        )
     state = home / "server.json"
     try:
         _wait_until_healthy(url, server, log_path)
@@ -82,6 +90,12 @@ def start_server(port: int | None = None) -> Generator[str]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+def _stop_with_parent() -> None:
+    """Ask the kernel to end the server when the command that started it is killed (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _flush_logs() -> None:
