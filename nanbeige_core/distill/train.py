@@ -19,12 +19,12 @@ from nanbeige_core.distill.vocabulary import VocabularyShard
 from nanbeige_core.megatron import parallel
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.frozen import FrozenModel
-from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.trainer import StepStats, Trainer
 from nanbeige_core.megatron.weights import read_model_card
 from nanbeige_core.recipe.configs.distill import DpdConfig
 from nanbeige_core.sft.heldout import measure_heldout
 from nanbeige_core.sft.order import bins_of_rows, plan_steps, rows_of_rank
+from nanbeige_core.sft.train import open_trainer
 
 FIRST_LOSS_TOLERANCE = 1e-3
 """How far the first step's DPO loss may be from ln 2."""
@@ -54,7 +54,7 @@ def run(job: Job) -> Outcome:
         global_batch_size=config.global_batch_size,
         seed=config.seed,
     )
-    trainer = _open_trainer(job, config, steps=len(steps))
+    trainer = open_trainer(job, config, steps=len(steps))
     teacher = FrozenModel.open(job.inputs["teacher"].path / "weights", runtime=job.runtime)
     sets = {name: _with_reference(job, config, trainer, part, name) for name, part in packed.items()}
     before = _evaluate(job, config, trainer, teacher, sets["validation"])
@@ -110,29 +110,6 @@ def _load_pairs(job: Job, config: DpdConfig, name: str) -> PackedPairs:
             f"{len(packed.pairs)} do: a pair is never cut. Raise sequence_length or shorten the responses."
         )
     return packed
-
-
-def _open_trainer(job: Job, config: DpdConfig, *, steps: int) -> Trainer:
-    source = job.inputs["checkpoint"].path
-    card = read_model_card(source)
-    schedule = LrSchedule(
-        unit="steps",
-        peak=config.learning_rate,
-        floor=config.final_learning_rate,
-        total=steps,
-        warmup=int(config.warmup_fraction * steps),
-        decay=None,
-        shape="cosine",
-    )
-    return Trainer.open(
-        model=card.model,
-        vocab_size=card.vocab_size,
-        optimizer=config.optimizer,
-        schedule=schedule,
-        runtime=job.runtime,
-        seed=config.seed,
-        weights=source / "weights",
-    )
 
 
 def _with_reference(job: Job, config: DpdConfig, trainer: Trainer, packed: PackedPairs, name: str) -> PairSet:

@@ -16,6 +16,7 @@ from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
 from nanbeige_core.megatron.weights import read_model_card
+from nanbeige_core.recipe.configs.distill import DpdConfig
 from nanbeige_core.recipe.configs.sft import SftConfig
 from nanbeige_core.sft.chat import supervised_text
 from nanbeige_core.sft.heldout import domain_table, heldout_gain, measure_heldout
@@ -87,7 +88,7 @@ def prepare(job: Job, config: SftConfig) -> Prepared:
     return Prepared(tokenizer, packed[0], packed[1], steps)
 
 
-def open_trainer(job: Job, config: SftConfig, *, steps: int) -> Trainer:
+def open_trainer(job: Job, config: SftConfig | DpdConfig, *, steps: int) -> Trainer:
     """Open a trainer on the input checkpoint's weights, with a new optimiser and a cosine schedule."""
     source = job.inputs["checkpoint"].path
     card = read_model_card(source)
