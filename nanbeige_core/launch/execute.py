@@ -20,7 +20,7 @@ from typing import Any
 from nanbeige_core.artifacts.kinds import LAYOUTS
 from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.references import ArtifactRef
-from nanbeige_core.artifacts.store import CONTROL, Store
+from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Outcome, Progress, Runtime
 from nanbeige_core.errors import ArtifactError, StageError, StageInterruptedError
 from nanbeige_core.launch.job_file import PREEMPTED, InputFile, JobFile, read_json, read_outcome, write_json
@@ -261,6 +261,3 @@ def _resources() -> dict[str, float]:
 
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {"peak_rss_bytes_of_children": float(usage.ru_maxrss * 1024), "cores": float(os.cpu_count() or 1)}
-
-
-__all__ = ["CONTROL", "Made", "Order", "check_inputs", "execute", "last_lines"]
