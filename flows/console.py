@@ -1,0 +1,92 @@
+"""What every command shares: its options, the recipe and store it opens, and how it prints tables."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nanbeige_core.artifacts.manifest import Manifest
+from nanbeige_core.artifacts.store import Store
+from nanbeige_core.recipe.load import load_recipe
+from nanbeige_core.recipe.plan import Plan, Selection, make_plan
+from nanbeige_core.report.plan_report import plan_rows
+from nanbeige_core.report.run_report import summary_rows
+from nanbeige_core.report.stage_report import describe_gain
+
+console = Console(width=None if sys.stdout.isatty() else 160)
+_STYLES = {"HIT": "green", "RUN": "yellow", "RESUME": "cyan", "SKIP": "dim"}
+
+ProfileOption = Annotated[str, typer.Option("--profile", "-p", help="laptop, ablation-1b or nanbeige4-3b.")]
+FromOption = Annotated[str, typer.Option("--from", help="Run this stage and all that depend on it.")]
+OnlyOption = Annotated[str, typer.Option("--only", help="Run this one stage from cached upstream artifacts.")]
+UntilOption = Annotated[str, typer.Option("--until", help="Run this stage and all it depends on.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Make the selected stages again though they are there.")]
+SetOption = Annotated[list[str], typer.Option("--set", help="stage.field=value, e.g. dpd.beta=0.2; repeatable.")]
+FileOption = Annotated[Path, typer.Option("--file", help="The recipe file.")]
+StoreOption = Annotated[str, typer.Option("--store", help="Folder or fsspec URL of the artifacts.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PortOption = Annotated[int, typer.Option("--port", help="Port of the Prefect server; 0: 4200 or a free one.")]
+
+
+def open_store(url: str) -> Store:
+    """The store at a folder or fsspec URL; what is fetched from a remote one is kept beside a local one."""
+    local = Path(url) if "://" not in url else Path("store")
+    return Store(url, (local / ".cache").absolute())
+
+
+def plan_recipe(file: Path, profile: str, overrides: list[str], store: str, selection: Selection) -> Plan:
+    """Plan the recipe file against the store; raises RecipeError for whatever is wrong with either."""
+    return make_plan(load_recipe(file, profile=profile, overrides=overrides), open_store(store), selection)
+
+
+def artifact_row(manifest: Manifest) -> dict[str, Any]:
+    """One artifact as a line of `ls`."""
+    return {
+        "artifact": manifest.reference.address,
+        "type": manifest.kind.value,
+        "made": manifest.started[:19].replace("T", " "),
+        "seconds": round(manifest.seconds, 1),
+        "MB": round(manifest.bytes / 1e6, 1),
+        "before -> after": describe_gain(manifest.outcome.gain) if manifest.outcome.gain else "",
+    }
+
+
+def print_plan(made: Plan) -> None:
+    """Print what would run and why."""
+    table = Table(title=f"{made.recipe.file.recipe} · profile {made.recipe.profile}", title_justify="left")
+    for column in ("stage", "action", "artifact", "why"):
+        table.add_column(column, overflow="fold")
+    for row in plan_rows(made):
+        style = _STYLES[row["action"]]
+        table.add_row(row["stage"], f"[{style}]{row['action']}[/{style}]", row["artifact"], escape(row["why"]))
+    console.print(table)
+    console.print(f"{len(made.to_run)} of {len(made.stages)} stages to run")
+
+
+def print_summary(now: Plan, before: Plan, store: str) -> None:
+    """Print the table a run ends with: `before` tells which stages were executed, `now` what they made."""
+    opened = open_store(store)
+    manifests = {p.name: opened.open(p.reference)[0] for p in now.stages.values() if p.reference is not None}
+    executed = [planned.name for planned in before.to_run]
+    print_rows(summary_rows(now, manifests, executed), "summary")
+
+
+def print_rows(rows: list[dict[str, Any]], title: str) -> None:
+    """Print rows as a table with the columns of all of them; nothing for no rows."""
+    if not rows:
+        return
+    table = Table(title=title or None, title_justify="left")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_text(row.get(column, ""))) for column in columns))
+    console.print(table)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
