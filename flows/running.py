@@ -14,6 +14,7 @@ from nanbeige_core.launch.execute import Order
 from nanbeige_core.recipe.plan import Plan, PlannedStage
 from tasks.hand_off import StageCall, configured
 from tasks.registry import TASKS
+from tasks.workers import WORKERS
 
 
 @dataclass
@@ -29,8 +30,16 @@ def run_plan(plan: Plan, *, store: str, cache: Path) -> RunResult:
 
     Raises StageError naming each failed stage with its last log lines, what was not started, and how to resume.
     """
-    futures: dict[str, PrefectFuture[Any]] = {}
     result = RunResult(executed=[planned.name for planned in plan.to_run])
+    with WORKERS.opened((planned.stage.spec.uses, planned.stage.runtime) for planned in plan.to_run):
+        futures = _submit(plan, result, store=store, cache=cache)
+        wait(list(futures.values()))
+    _collect(plan, futures, result)
+    return result
+
+
+def _submit(plan: Plan, result: RunResult, *, store: str, cache: Path) -> "dict[str, PrefectFuture[Any]]":
+    futures: dict[str, PrefectFuture[Any]] = {}
     for planned in plan.stages.values():
         if planned.action == "SKIP":
             if planned.reference is not None:
@@ -43,9 +52,7 @@ def run_plan(plan: Plan, *, store: str, cache: Path) -> RunResult:
         }
         task = configured(TASKS[planned.stage.spec.uses], call)
         futures[planned.name] = task.submit(call=call, **inputs)
-    wait(list(futures.values()))
-    _collect(plan, futures, result)
-    return result
+    return futures
 
 
 def make_order(planned: PlannedStage) -> Order:

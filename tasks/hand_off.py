@@ -23,6 +23,7 @@ from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Runtime
 from nanbeige_core.launch.execute import Made, Order, execute
 from nanbeige_core.stages import STAGES
+from tasks.workers import WORKERS
 
 
 class StageCall(BaseModel):
@@ -48,7 +49,9 @@ class StageCall(BaseModel):
         runtime = Runtime.model_validate(self.order.runtime)
         with CORE_SLOTS.hold(runtime.processes * runtime.threads, self.cores):
             progress = start_progress(self.order.stage)
-            made: Made = execute(self.order, given, self.open_store(), progress=progress, log=logger.info)
+            made: Made = execute(
+                self.order, given, self.open_store(), progress=progress, log=logger.info, start=WORKERS.start
+            )
         logger.info("%s: %s in %.1f s", self.order.stage, made.manifest.reference.address, made.manifest.seconds)
         publish_report(made.manifest, self.open_store())
         return made.manifest.reference

@@ -22,7 +22,7 @@ from nanbeige_core.megatron.frozen import FrozenModel
 from nanbeige_core.megatron.trainer import StepStats, Trainer
 from nanbeige_core.megatron.weights import read_model_card
 from nanbeige_core.recipe.configs.distill import DpdConfig
-from nanbeige_core.sft.heldout import measure_heldout
+from nanbeige_core.sft.heldout import measure_input, measure_output
 from nanbeige_core.sft.order import bins_of_rows, plan_steps, rows_of_rank
 from nanbeige_core.sft.train import open_trainer
 
@@ -58,7 +58,7 @@ def run(job: Job) -> Outcome:
     teacher = FrozenModel.open(job.inputs["teacher"].path / "weights", runtime=job.runtime)
     sets = {name: _with_reference(job, config, trainer, part, name) for name, part in packed.items()}
     before = _evaluate(job, config, trainer, teacher, sets["validation"])
-    scores_before = measure_heldout(job, config.heldout, job.inputs["checkpoint"].path)
+    scores_before = measure_input(job, config.heldout)
     history = _train(job, config, trainer, teacher, sets["pairs"], steps)
     after = _evaluate(job, config, trainer, teacher, sets["validation"])
     trainer.save(
@@ -68,7 +68,7 @@ def run(job: Job) -> Outcome:
         tokens=config.epochs * sum(sum(count[1:]) for count in sets["pairs"].counts),
         history=history,
     )
-    scores_after = measure_heldout(job, config.heldout, job.work)
+    scores_after = measure_output(job, config.heldout)
     return dpd_report(Evidence(packed, history, before, after, scores_before, scores_after))
 
 

@@ -15,6 +15,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 ATTENTION = "grouped_query_matmul"
 """Name under which `grouped_attention` is registered with transformers."""
+_NUCLEUS = 64
+"""Largest probabilities looked at before a whole vocabulary is sorted."""
 
 
 def grouped_attention(
@@ -121,12 +123,26 @@ def choose_tokens(log_probs_BV: Tensor, uniform_B: Tensor, *, greedy: bool, top_
     probabilities_BV = log_probs_BV.exp()
     if top_p == 1 and top_k == 0:
         return _invert(probabilities_BV, uniform_B)
-    sorted_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True)
+    total_B1 = probabilities_BV.sum(dim=-1, keepdim=True)
+    vocabulary = probabilities_BV.shape[1]
     if top_k:
-        sorted_BV, order_BV = sorted_BV[:, :top_k], order_BV[:, :top_k]
-    before_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
-    kept_BV = sorted_BV.masked_fill(before_BV >= top_p * sorted_BV.sum(dim=-1, keepdim=True), 0.0)
-    return order_BV.gather(1, _invert(kept_BV, uniform_B)[:, None])[:, 0]
+        largest_BK, order_BK = probabilities_BV.topk(min(top_k, vocabulary), dim=-1)
+        return _choose_from_nucleus(largest_BK, order_BK, uniform_B, top_p * largest_BK.sum(dim=-1, keepdim=True))
+    # sorting a whole vocabulary costs more than a small model's step, and the nucleus is nearly always a few tokens
+    largest_BK, order_BK = probabilities_BV.topk(min(_NUCLEUS, vocabulary), dim=-1)
+    chosen_B = _choose_from_nucleus(largest_BK, order_BK, uniform_B, top_p * total_B1)
+    wide_B = largest_BK.sum(dim=-1) < top_p * total_B1[:, 0]
+    if wide_B.any():
+        sorted_BV, order_BV = probabilities_BV[wide_B].sort(dim=-1, descending=True)
+        chosen_B[wide_B] = _choose_from_nucleus(sorted_BV, order_BV, uniform_B[wide_B], top_p * total_B1[wide_B])
+    return chosen_B
+
+
+def _choose_from_nucleus(sorted_BK: Tensor, order_BK: Tensor, uniform_B: Tensor, reach_B1: Tensor) -> Tensor:
+    """Sample from the shortest head of descending weights that reaches `reach_B1` [B, 1]."""
+    before_BK = sorted_BK.cumsum(dim=-1) - sorted_BK
+    kept_BK = sorted_BK.masked_fill(before_BK >= reach_B1, 0.0)
+    return order_BK.gather(1, _invert(kept_BK, uniform_B)[:, None])[:, 0]
 
 
 def _invert(weights_BV: Tensor, uniform_B: Tensor) -> Tensor:

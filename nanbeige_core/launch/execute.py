@@ -24,7 +24,8 @@ from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Outcome, Progress, Runtime
 from nanbeige_core.errors import ArtifactError, StageError, StageInterruptedError
 from nanbeige_core.launch.job_file import PREEMPTED, InputFile, JobFile, read_json, read_outcome, write_json
-from nanbeige_core.launch.worker import run_here
+from nanbeige_core.launch.prefork import WorkerProcess
+from nanbeige_core.launch.worker import run_here, used_resources
 from nanbeige_core.stages import STAGES
 
 _POLL_SECONDS = 0.1
@@ -61,11 +62,13 @@ def execute(
     *,
     progress: Progress = lambda fraction, text: None,
     log: Callable[[str], None] = lambda line: None,
+    start: Callable[[JobFile], WorkerProcess] | None = None,
 ) -> Made:
     """Return the artifact of `order`, making it if it is not in the store.
 
     Two processes at one key: the second waits and then finds the first one's artifact. Raises ArtifactError for a
     missing, corrupt or wrongly typed input, StageError when the stage fails, StageInterruptedError when it was stopped.
+    `start` starts the worker process; by default a new interpreter.
     """
     check_inputs(order, inputs)
     asked = datetime.now(UTC).isoformat()
@@ -74,7 +77,7 @@ def execute(
         if manifest is not None and not (order.forced and manifest.started < asked):
             log(f"{order.stage}: found {manifest.reference.address}")
             return Made(manifest, executed=False)
-        return Made(_make(order, inputs, store, progress, log), executed=True)
+        return Made(_make(order, inputs, store, progress, log, start or start_process), executed=True)
 
 
 def check_inputs(order: Order, inputs: dict[str, ArtifactRef]) -> None:
@@ -90,7 +93,12 @@ def check_inputs(order: Order, inputs: dict[str, ArtifactRef]) -> None:
 
 
 def _make(
-    order: Order, inputs: dict[str, ArtifactRef], store: Store, progress: Progress, log: Callable[[str], None]
+    order: Order,
+    inputs: dict[str, ArtifactRef],
+    store: Store,
+    progress: Progress,
+    log: Callable[[str], None],
+    start: Callable[[JobFile], WorkerProcess],
 ) -> Manifest:
     started = datetime.now(UTC)
     clock = time.monotonic()
@@ -102,12 +110,13 @@ def _make(
     _prepare_control(file)
     if runtime.launcher == "inline":
         status = run_here(file)
+        write_json(file.control / "resources.json", used_resources())
     else:
-        status = _run_process(file, runtime, progress, log)
+        status = _run_process(start(file), file, runtime, progress, log)
     outcome = read_outcome(file.control)
     if status != 0 or outcome is None:
         raise _failure(order, file, status)
-    draft = _draft(order, inputs, outcome, started.isoformat(), time.monotonic() - clock)
+    draft = _draft(order, file, inputs, outcome, started.isoformat(), time.monotonic() - clock)
     return store.seal(work, draft)
 
 
@@ -138,7 +147,7 @@ def _prepare_control(file: JobFile) -> None:
     try:
         shutil.rmtree(file.control, ignore_errors=True)
         file.control.mkdir(parents=True)
-        write_json(file.control / "job.json", file.model_dump(mode="json"))
+        write_json(file.path, file.model_dump(mode="json"))
     except OSError as error:
         raise ArtifactError(
             f"stage {file.stage} cannot write its work directory {file.work}: {error}. "
@@ -146,12 +155,17 @@ def _prepare_control(file: JobFile) -> None:
         ) from error
 
 
-def _run_process(file: JobFile, runtime: Runtime, progress: Progress, log: Callable[[str], None]) -> int:
-    log_path = file.control / "log.txt"
-    command = [sys.executable, "-m", "nanbeige_core.launch.worker", str(file.control / "job.json"), str(os.getpid())]
+def start_process(file: JobFile) -> WorkerProcess:
+    """Start a worker in a new interpreter."""
+    command = [sys.executable, "-m", "nanbeige_core.launch.worker", str(file.path), str(os.getpid())]
     # the child's output goes to a file: a pipe kept open by an orphan would keep its parent's run alive
-    with log_path.open("wb") as stream:
-        child = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    with file.log.open("wb") as stream:
+        return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+
+
+def _run_process(
+    child: WorkerProcess, file: JobFile, runtime: Runtime, progress: Progress, log: Callable[[str], None]
+) -> int:
     try:
         return _wait(child, file, runtime, progress, log)
     finally:
@@ -159,7 +173,7 @@ def _run_process(file: JobFile, runtime: Runtime, progress: Progress, log: Calla
 
 
 def _wait(
-    child: "subprocess.Popen[bytes]",
+    child: WorkerProcess,
     file: JobFile,
     runtime: Runtime,
     progress: Progress,
@@ -177,10 +191,10 @@ def _wait(
             log(f"{file.stage}: stopped after {runtime.timeout_seconds:.0f} s (runtime.timeout_seconds)")
             _stop(child)
             return PREEMPTED
-    return child.returncode
+    return child.wait()
 
 
-def _stop(child: "subprocess.Popen[bytes]") -> None:
+def _stop(child: WorkerProcess) -> None:
     if child.poll() is not None:
         return
     child.send_signal(signal.SIGTERM)
@@ -206,15 +220,17 @@ def _failure(order: Order, file: JobFile, status: int) -> StageError:
             "Run the same command again to go on."
         )
     what = f"{error['type']}: {error['message']}" if error else f"its process ended with status {status}"
-    tail = last_lines(file.control / "log.txt")
+    tail = last_lines(file.log)
     return StageError(
         f"stage {order.stage} failed: {what}\n"
-        + (f"--- last log lines ({file.control / 'log.txt'})\n{tail}\n---\n" if tail else "")
+        + (f"--- last log lines ({file.log})\n{tail}\n---\n" if tail else "")
         + f"Finished work is kept. After mending the cause, `nanbeige run --from {order.stage}` goes on from here."
     )
 
 
-def _draft(order: Order, inputs: dict[str, ArtifactRef], outcome: Outcome, started: str, seconds: float) -> Manifest:
+def _draft(
+    order: Order, file: JobFile, inputs: dict[str, ArtifactRef], outcome: Outcome, started: str, seconds: float
+) -> Manifest:
     spec = STAGES[order.uses]
     return Manifest(
         kind=spec.produces,
@@ -232,7 +248,7 @@ def _draft(order: Order, inputs: dict[str, ArtifactRef], outcome: Outcome, start
         packages=_packages(),
         started=started,
         seconds=round(seconds, 3),
-        resources=_resources(),
+        resources=read_json(file.control / "resources.json") or {},
     )
 
 
@@ -254,10 +270,3 @@ def _packages() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _resources() -> dict[str, float]:
-    import resource
-
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"peak_rss_bytes_of_children": float(usage.ru_maxrss * 1024), "cores": float(os.cpu_count() or 1)}

@@ -49,6 +49,16 @@ class JobFile(BaseModel):
         """Return the control folder."""
         return Path(self.work) / CONTROL
 
+    @property
+    def path(self) -> Path:
+        """Return where this file itself is kept."""
+        return self.control / "job.json"
+
+    @property
+    def log(self) -> Path:
+        """Return the file for everything the worker prints."""
+        return self.control / "log.txt"
+
     def to_job(self, progress: Progress) -> Job:
         """Build what the core function is given; the config is validated again by its own class."""
         return Job(

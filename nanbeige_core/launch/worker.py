@@ -7,6 +7,7 @@ ranks need, then forks them, so that N ranks pay for one import. One rank takes 
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -53,21 +54,37 @@ def main(path: str, parent: int) -> int:
     """Execute a job file for the process `parent` and return the exit status."""
     die_with_parent(parent)
     file = JobFile.model_validate_json(Path(path).read_text(encoding="utf-8"))
-    _set_threads(file.runtime.threads)
-    if file.runtime.launcher == "elastic":
-        return _run_elastic(file)
-    signal.signal(signal.SIGTERM, _interrupted)
-    return run_here(file)
+    set_threads(file.runtime.threads)
+    try:
+        if file.runtime.launcher == "elastic":
+            return _run_elastic(file)
+        signal.signal(signal.SIGTERM, _interrupted)
+        return run_here(file)
+    finally:
+        write_json(file.control / "resources.json", used_resources())
+
+
+def used_resources() -> dict[str, float]:
+    """Return CPU seconds and the peak resident size of this process and of the children it waited for."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
+        "peak_rss_bytes": 1024.0 * max(own.ru_maxrss, children.ru_maxrss),
+        "cores": float(os.cpu_count() or 1),
+    }
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
     raise StageInterruptedError(f"signal {number}: told to stop")
 
 
-def _set_threads(threads: int) -> None:
+def set_threads(threads: int) -> None:
+    """Bound the intra-op threads of libraries imported from now on, and of torch if it is imported already."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def run_here(file: JobFile, rank: int = 0) -> int:

@@ -20,7 +20,7 @@ from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
 from nanbeige_core.recipe.configs.pretrain import PhaseTokens, TeacherConfig
-from nanbeige_core.sft.heldout import measure_heldout
+from nanbeige_core.sft.heldout import measure_output
 from nanbeige_core.sft.order import bins_of_rows, plan_steps, rows_of_rank
 from nanbeige_core.sft.packing import make_batches
 from nanbeige_core.sft.samples import PackedSamples, load_samples, pack_samples
@@ -40,7 +40,7 @@ def run(job: Job) -> Outcome:
     mixture = Mixture.open(job.inputs["mixture"].path)
     pretrained, pretraining_gain = pretrain(job, config, mixture)
     tuned = tune(job, config, mixture)
-    scores = measure_heldout(job, config.heldout, job.work)
+    scores = measure_output(job, config.heldout)
     return _report(config, pretrained, pretraining_gain, tuned, scores)
 
 

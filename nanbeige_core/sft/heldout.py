@@ -1,25 +1,61 @@
 """Exact match on held-out problems before and after a stage, and its table by domain."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from nanbeige_core.contract import Gain, Job, Section
-from nanbeige_core.evals.exact_match import Scores, gain, measure
+from nanbeige_core.evals.exact_match import Attempt, Scores, gain, measure
 from nanbeige_core.generate.engines import open_engine
+from nanbeige_core.launch.ranks import barrier, gather_objects, rank
 from nanbeige_core.recipe.configs.sft import HeldoutConfig
 from nanbeige_core.rl.prompts import load_prompts
 from nanbeige_core.rl.scoring import Scorer
 
 VERIFIABLE = ("math", "code")
 """Verifiers that give right or wrong without a judge."""
+RECORD = "heldout.json"
+"""Every held-out response of a checkpoint, beside its weights."""
 
 
-def measure_heldout(job: Job, heldout: HeldoutConfig, checkpoint: Path) -> Scores:
-    """Sample a checkpoint on the stage's held-out problems and verify; collective, equal on every rank.
+def measure_input(job: Job, heldout: HeldoutConfig) -> Scores:
+    """Return what the stage's input checkpoint scores on the held-out problems; collective, equal on every rank.
 
-    Problems are spread evenly over those of the split that a verifier can decide.
+    A checkpoint that measured itself in the same way when it was made is not measured again.
     """
+    checkpoint = job.inputs["checkpoint"].path
+    recorded = gather_objects(_read(checkpoint / RECORD, _key(job, heldout)))[0]
+    return recorded if recorded is not None else _measure(job, heldout, checkpoint)
+
+
+def measure_output(job: Job, heldout: HeldoutConfig) -> Scores:
+    """Return what the saved checkpoint scores, and keep every response beside it; collective, equal on every rank."""
+    scores = _measure(job, heldout, job.work)
+    if rank() == 0:
+        content = {"how": _key(job, heldout), **scores._asdict()}
+        (job.work / RECORD).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    barrier()
+    return scores
+
+
+def _key(job: Job, heldout: HeldoutConfig) -> dict[str, Any]:
+    fingerprints = {name: job.inputs[name].fingerprint for name in ("problems", "tokenizer")}
+    return {"config": heldout.model_dump(mode="json"), **fingerprints}
+
+
+def _read(path: Path, key: dict[str, Any]) -> Scores | None:
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["how"] != key:
+        return None
+    return Scores(content["prompt_ids"], content["values"], [Attempt(*item) for item in content["attempts"]])
+
+
+def _measure(job: Job, heldout: HeldoutConfig, checkpoint: Path) -> Scores:
+    """Sample and verify; problems are spread evenly over those of the split that a verifier can decide."""
     rows = load_prompts(job.inputs["problems"].path, splits={heldout.split})
     rows = [row for row in rows if row.verifier in VERIFIABLE]
     count = min(heldout.problems, len(rows))

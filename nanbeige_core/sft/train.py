@@ -19,7 +19,7 @@ from nanbeige_core.megatron.weights import read_model_card
 from nanbeige_core.recipe.configs.distill import DpdConfig
 from nanbeige_core.recipe.configs.sft import SftConfig
 from nanbeige_core.sft.chat import supervised_text
-from nanbeige_core.sft.heldout import domain_table, heldout_gain, measure_heldout
+from nanbeige_core.sft.heldout import domain_table, heldout_gain, measure_input, measure_output
 from nanbeige_core.sft.order import bins_of_rows, plan_steps, rows_of_rank
 from nanbeige_core.sft.packing import make_batches, supervised_tokens
 from nanbeige_core.sft.samples import PackedSamples, domain_batches, load_samples, pack_samples
@@ -43,7 +43,7 @@ def run(job: Job) -> Outcome:
     prepared = prepare(job, config)
     trainer = open_trainer(job, config, steps=len(prepared.steps))
     losses_before = validation_losses(trainer, prepared.validation, job, config)
-    before = measure_heldout(job, config.heldout, job.inputs["checkpoint"].path)
+    before = measure_input(job, config.heldout)
     history = _train(job, config, trainer, prepared)
     losses_after = validation_losses(trainer, prepared.validation, job, config)
     tokens = config.epochs * sum(prepared.train.supervised_in_bin)
@@ -54,7 +54,7 @@ def run(job: Job) -> Outcome:
         tokens=tokens,
         history=_thin(history),
     )
-    after = measure_heldout(job, config.heldout, job.work)
+    after = measure_output(job, config.heldout)
     return _report(job, config, prepared, history, (losses_before, losses_after), (before, after))
 
 

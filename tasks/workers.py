@@ -1,0 +1,46 @@
+"""The worker processes of a flow run: forked from a server that has imported everything, where that pays."""
+
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager
+
+from nanbeige_core.contract import Runtime
+from nanbeige_core.launch.execute import start_process
+from nanbeige_core.launch.job_file import JobFile
+from nanbeige_core.launch.prefork import Prefork, WorkerProcess
+
+_FEWEST = 2
+"""Stages a server must serve: for one alone, importing in the worker itself is as fast."""
+
+
+class Workers:
+    """Start the workers of one flow run: one prefork server for each number of threads (fixed when torch loads)."""
+
+    def __init__(self) -> None:
+        self._servers: dict[int, tuple[Prefork, set[str]]] = {}
+
+    @contextmanager
+    def opened(self, stages: Iterable[tuple[str, Runtime]]) -> Generator[None]:
+        """Serve stages, given as (type, runtime), until the block ends."""
+        by_threads: dict[int, list[str]] = {}
+        for uses, runtime in stages:
+            if runtime.launcher != "inline":
+                by_threads.setdefault(runtime.threads, []).append(uses)
+        with ExitStack() as stack:
+            for threads, uses in by_threads.items():
+                if len(uses) >= _FEWEST:
+                    server = stack.enter_context(Prefork(set(uses), threads=threads))
+                    self._servers[threads] = (server, set(uses))
+            try:
+                yield
+            finally:
+                self._servers = {}
+
+    def start(self, file: JobFile) -> WorkerProcess:
+        """Fork a worker for a job, or start a new interpreter while no server is ready for it."""
+        server, uses = self._servers.get(file.runtime.threads, (None, set[str]()))
+        if server is not None and server.ready and file.uses in uses:
+            return server.start(file.path, file.log)
+        return start_process(file)
+
+
+WORKERS = Workers()
