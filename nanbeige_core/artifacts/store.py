@@ -163,12 +163,20 @@ class Store:
     def lock(self, stage: str, fingerprint: str) -> Generator[None]:
         """Hold the single-flight lock of one key; the kernel frees it when its holder dies.
 
-        Valid between processes of one host, or on a shared file system with working flock.
+        Valid between processes of one host, or on a shared file system with working flock. Raises ArtifactError when
+        the store cannot be written.
         """
         directory = (Path(self.root) if self.is_local else self.cache) / ".locks"
-        directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / f"{stage}-{fingerprint[:32]}.lock"):
+        lock = FileLock(directory / f"{stage}-{fingerprint[:32]}.lock")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise write_error(error, f"stage {stage} cannot lock its artifact in {directory}") from error
+        try:
             yield
+        finally:
+            lock.release()
 
     def seal(self, work: Path, draft: Manifest) -> Manifest:
         """Turn a finished work directory into a served artifact and return its final manifest.
@@ -184,7 +192,7 @@ class Store:
                 shutil.rmtree(work / name, ignore_errors=True)
             self._publish(work, manifest, files)
         except OSError as error:
-            raise _write_error(error, f"sealing {draft.stage} in {self.url}") from error
+            raise write_error(error, f"sealing {draft.stage} in {self.url}") from error
         return manifest
 
     def _publish(self, work: Path, manifest: Manifest, files: dict[str, FileEntry]) -> None:
@@ -223,7 +231,8 @@ def _write_durably(path: Path, text: str) -> None:
     partial.rename(path)
 
 
-def _write_error(error: OSError, doing: str) -> ArtifactError:
+def write_error(error: OSError, doing: str) -> ArtifactError:
+    """Return the error a person is shown when the store cannot be written; `doing` says what and where."""
     if error.errno == errno.ENOSPC:
         return ArtifactError(
             f"{doing}: the disk is full. Nothing half-written is served and finished work is kept; "

@@ -4,6 +4,7 @@ The parent never trusts an exit status alone: an artifact exists only when the w
 its kind requires are there.
 """
 
+import errno
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from typing import Any
 from nanbeige_core.artifacts.kinds import LAYOUTS
 from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.references import ArtifactRef
-from nanbeige_core.artifacts.store import Store
+from nanbeige_core.artifacts.store import Store, write_error
 from nanbeige_core.contract import Outcome, Progress, Runtime
 from nanbeige_core.errors import ArtifactError, StageError, StageInterruptedError
 from nanbeige_core.launch.job_file import PREEMPTED, InputFile, JobFile, read_json, read_outcome, write_json
@@ -31,6 +32,7 @@ from nanbeige_core.stages import STAGES
 _POLL_SECONDS = 0.1
 _LOG_LINES = 25
 _STOP_SECONDS = 20
+_LEAST_ROOM = 1 << 16
 _PACKAGES = ("torch", "megatron-core", "transformers", "tokenizers", "prefect", "numpy", "pyarrow", "reasoning-gym")
 
 
@@ -149,10 +151,7 @@ def _prepare_control(file: JobFile) -> None:
         file.control.mkdir(parents=True)
         write_json(file.path, file.model_dump(mode="json"))
     except OSError as error:
-        raise ArtifactError(
-            f"stage {file.stage} cannot write its work directory {file.work}: {error}. "
-            "Free space or correct the store's location, then run the same command again."
-        ) from error
+        raise write_error(error, f"stage {file.stage} cannot write its work directory {file.work}") from error
 
 
 def start_process(file: JobFile) -> WorkerProcess:
@@ -218,6 +217,13 @@ def _failure(order: Order, file: JobFile, status: int) -> StageError:
         return StageInterruptedError(
             f"stage {order.stage} was stopped before it finished; its resume point in {file.work} is kept. "
             "Run the same command again to go on."
+        )
+    told = error["message"] if error else ""
+    # a worker on a full disk cannot even write down what went wrong
+    if f"[Errno {errno.ENOSPC}]" in told or (not error and shutil.disk_usage(file.work).free < _LEAST_ROOM):
+        return StageError(
+            f"stage {order.stage} failed: the disk is full. Nothing half-written is served and finished work is kept; "
+            f"free space below {file.work}, then run the same command again. {told}".rstrip()
         )
     what = f"{error['type']}: {error['message']}" if error else f"its process ended with status {status}"
     tail = last_lines(file.log)

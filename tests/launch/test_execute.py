@@ -1,6 +1,9 @@
 import json
 import multiprocessing
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,6 +108,36 @@ def test_two_processes_at_one_key_execute_once(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the store should be")
-    with pytest.raises((ArtifactError, OSError)):
+    with pytest.raises(ArtifactError, match=r"(?s)ingest.*blocked.*run the same command again"):
         execute(ingest_order(tmp_path), {}, Store(blocked, tmp_path / "cache"))
-    assert os.path.isfile(blocked)
+    assert blocked.is_file()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"mounting a small file system needs privileges: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("room", [0, 12 << 10, 24 << 10])
+def test_a_disk_that_fills_up_is_named_and_nothing_half_written_is_served(
+    tmp_path: Path, small_disk: Path, room: int
+) -> None:
+    store = Store(small_disk / "store", tmp_path / "cache")
+    order = ingest_order(tmp_path)
+    ballast = small_disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as stream:  # all the room there is
+        while True:
+            stream.write(bytes(4096))
+    os.truncate(ballast, ballast.stat().st_size - room)
+    with pytest.raises((StageError, ArtifactError), match="disk is full"):
+        execute(order, {}, store)
+    assert store.find("ingest", order.fingerprint) is None
+    ballast.unlink()
+    assert execute(order, {}, store).executed
