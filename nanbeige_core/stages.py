@@ -168,7 +168,7 @@ _SPECS = (
         "Evaluate", "report, evaluation",
         consumes={"base": Kind.CHECKPOINT, "final": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER,
                   "problems": Kind.PROMPT_SET},
-        produces=Kind.EVAL_REPORT, further=Kind.CHECKPOINT,
+        produces=Kind.EVAL_REPORT, further=Kind.CHECKPOINT, version=2,
     ),
     _spec(
         "export", "megatron.export:run", "pretrain:ExportConfig",

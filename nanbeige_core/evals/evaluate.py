@@ -78,6 +78,11 @@ def suite_rows(problems: Path, suite: str, limit: int | None) -> list[PromptRow]
     rows = load_prompts(problems, splits={"eval"}, domains={domain})
     if domain == "math":
         rows = [row for row in rows if ("gsm" in row.source.lower()) == (suite == WORD_PROBLEMS)]
+    return _spread(rows, limit)
+
+
+def _spread(rows: list[PromptRow], limit: int | None) -> list[PromptRow]:
+    """Return at most `limit` rows, evenly spread over all."""
     if limit is None or limit >= len(rows):
         return rows
     return [rows[index * len(rows) // limit] for index in range(limit)]
@@ -120,7 +125,7 @@ def _measure_human_eval(job: Job, engine: Engine, tokenizer: PreTrainedTokenizer
     """Return pass@1 of HumanEval; problems are split over ranks."""
     config: EvaluateConfig = job.config
     tasks = {task.task_id: task for task in read_tasks()}
-    rows = [prompt_row(task) for task in tasks.values()]
+    rows = _spread([prompt_row(task) for task in tasks.values()], config.limit)
     prompts = encode_fitting(
         tokenizer, rows[rank() :: world_size()], window=engine.window, max_new_tokens=config.sampling.max_new_tokens
     )
