@@ -7,8 +7,6 @@ Legend: B sequence, S position, P prompt.
 
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -144,14 +142,6 @@ def matmul_rate(*, rounds: int = ROUNDS, clock: Clock = time.perf_counter) -> fl
     return probe.flops / measure({"product": probe}, rounds=rounds, clock=clock)["product"]
 
 
-def start_seconds() -> float:
-    """Return how long a fresh process takes until Megatron is imported."""
-    begun = time.perf_counter()
-    code = "from nanbeige_core.megatron import trainer"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    return time.perf_counter() - begun
-
-
 def calibrate(
     recipe: Recipe, device_name: str, *, rounds: int = ROUNDS, clock: Clock = time.perf_counter
 ) -> Calibration:
@@ -183,7 +173,6 @@ def calibrate(
         training=fits["training"],
         reading=fits["reading"],
         decoding=fits.get("decoding"),
-        start_seconds=start_seconds(),
     )
 
 

@@ -42,7 +42,6 @@ class Calibration(BaseModel):
     training: Fit
     reading: Fit
     decoding: Fit | None = Field(default=None, description="None where no engine of this machine was measured.")
-    start_seconds: float = Field(ge=0, description="From launch to the first step.")
 
 
 def spread(value: float) -> Range:

@@ -175,7 +175,7 @@ def _price(stage: Stage, cost: Cost, rates: RateCard, device_name: str, speed: S
     ours = speed if name == device_name else Speed(device)
     devices = stage.runtime.processes
     parts = tuple(_part(work, ours, devices) for work in cost.work)
-    start = rates.assumptions.light_start_seconds.range if on_cores else ours.start
+    start = (rates.assumptions.light_start_seconds if on_cores else device.start_seconds).range
     seconds = Range.total(part.seconds for part in parts) + start
     hours = seconds * (devices / HOUR)
     nothing, plain = (NOTHING, hours) if on_cores else (hours, NOTHING)

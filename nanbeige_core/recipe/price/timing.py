@@ -34,11 +34,6 @@ class Speed:
         fit = self._fit(kind, dtype)
         return spread(fit.pass_seconds) if fit else self.device.pass_seconds.range * (PASSES[kind] / PASSES["training"])
 
-    @property
-    def start(self) -> Range:
-        """Return the seconds from launch to first step."""
-        return spread(self.calibration.start_seconds) if self.calibration else self.device.start_seconds.range
-
 
 def work_seconds(work: Work, speed: Speed, devices: int) -> Range:
     """Return the seconds that `devices` devices together need for a piece of work."""
