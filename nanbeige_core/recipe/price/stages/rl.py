@@ -76,7 +76,8 @@ def on_policy_filter(stage: Stage, made: Mapping[str, Made], assume: Assumptions
     config = cast(OnPolicyFilterConfig, stage.config)
     measured, pool = made["pass_rates"].rows, made["problems"].problems
     assert pool is not None
-    kept = measured * assume.on_policy_kept.range
+    everything = config.low <= 0 and config.high >= 1 and not config.strict
+    kept = measured * (Range(0.9, 1, 1) if everything else assume.on_policy_kept.range)
     held_out = count_problems(pool, {"heldout"}, STAGE_DOMAINS[config.domain])
     return Cost(
         made=Made(rows=kept, problems=pool),
@@ -119,6 +120,7 @@ def rl(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
     length = prompt + rollouts.response_tokens
     trained = rollouts.responses * assume.trained_rollouts.range
     window = float(decoder.model.max_positions)
+    trained_tokens = rollouts.tokens * assume.trained_rollouts.range
     positions = trained * length / assume.packing_fill.range
     rows = min(stage.runtime.micro_batch_size, config.prompts_per_step * config.group_size * length.expected / window)
     work: list[Work] = [
@@ -143,7 +145,7 @@ def rl(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
     return Cost(
         made=Made(decoder=decoder, vocab_size=decoder.vocab_size),
         documents=rollouts.responses,
-        tokens=Range(0.2 * rollouts.tokens.low, rollouts.tokens.expected, rollouts.tokens.high),
+        tokens=Range(0, trained_tokens.expected, rollouts.tokens.high),
         work=tuple(work),
         counts={
             "steps": Range.exactly(config.steps),
