@@ -83,8 +83,13 @@ def test_a_layer_keeps_what_the_account_says(open_trainer: Callable[..., Trainer
         _kept_bytes(open_trainer(model=SMALL.model_copy(update={"layers": layers}), vocab_size=128), length)
         for layers in (1, 2)
     ]
-    expected = layer_activation_bytes(Decoder(SMALL, 128), 2.0 * length, Layout())
-    assert kept[1] - kept[0] == pytest.approx(expected, rel=0.15)
+    decoder, tokens = Decoder(SMALL, 128), 2.0 * length
+    # what fused kernels on a GPU do not keep: keys and values repeated for each query head, the attention's output
+    # in another order, silu's output, and the normalised input of both norms
+    repeated = 2 * (decoder.query_width - decoder.kv_width)
+    unfused = repeated + decoder.query_width + SMALL.ffn_size + 2 * SMALL.hidden_size
+    expected = layer_activation_bytes(decoder, tokens, Layout()) + tokens * unfused * decoder.dtype_bytes
+    assert kept[1] - kept[0] == pytest.approx(expected, rel=0.1)
 
 
 def _kept_bytes(trainer: Trainer, length: int) -> int:

@@ -166,8 +166,16 @@ def refinement(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> C
     with_solution = prompt + answer * 0.2 if config.chain_prompt == "prompt_and_solution" else prompt
 
     def sample(name: str, decoder: Decoder, prompts: Range, samples: int, prompt_tokens: Range) -> Sampling:
-        arguments = {"prompts": prompts, "samples": float(samples), "prompt_tokens": prompt_tokens}
-        return draw(name, stage, decoder, config.sampling, assume, **arguments)  # type: ignore[arg-type]
+        return draw(
+            name,
+            stage,
+            decoder,
+            config.sampling,
+            assume,
+            prompts=prompts,
+            samples=samples,
+            prompt_tokens=prompt_tokens,
+        )
 
     drawn = (
         sample("draft by teacher", teacher, asked, config.teacher_candidates, prompt),
