@@ -6,7 +6,6 @@ from typing import cast
 from nanbeige_core.recipe.configs.data import (
     IngestConfig,
     MixtureConfig,
-    PathSource,
     QualityTaggingConfig,
     RetrievalDedupConfig,
     TokenizerConfig,
@@ -36,7 +35,7 @@ def ingest(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
     unbounded: list[str] = []
     for source in config.sources:
         if source.documents is None:
-            unbounded.append(source.path if isinstance(source, PathSource) else source.name)
+            unbounded.append(source.path)
             bound = assume.unbounded_documents.range
         else:
             bound = assume.kept_budget.range * source.documents
