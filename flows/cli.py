@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.markup import escape
 
+from flows.commands import price
 from flows.console import (
     FileOption,
     ForceOption,
@@ -27,6 +28,7 @@ from flows.console import (
     console,
     open_store,
     plan_recipe,
+    priced_rows,
     print_plan,
     print_rows,
     print_summary,
@@ -35,7 +37,6 @@ from flows.parameters import ALL, RECIPE_FILE
 from nanbeige_core.errors import ArtifactError, RecipeError, StageError
 from nanbeige_core.recipe.load import load_profile_names
 from nanbeige_core.recipe.plan import Selection
-from nanbeige_core.report.plan_report import plan_rows
 from nanbeige_core.report.stage_report import describe_gain
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+price.register(app)
 
 
 @app.command()
@@ -60,9 +62,9 @@ def plan(
     """Show what would run, what would be reused, and why. Needs no server and changes nothing."""
     made = plan_recipe(file, profile, overrides, store, Selection(start or None, only or None, until or None, force))
     if as_json:
-        print(json.dumps(plan_rows(made), indent=1))
+        print(json.dumps(priced_rows(made, store), indent=1))
         return
-    print_plan(made)
+    print_plan(made, store)
 
 
 @app.command()
@@ -80,7 +82,7 @@ def run(
     """Run the recipe through Prefect; a server is started if none is configured, and stopped afterwards."""
     selection = Selection(start or None, only or None, until or None, force)
     made = plan_recipe(file, profile, overrides, store, selection)
-    print_plan(made)
+    print_plan(made, store)
     from flows.server import prefect_server
 
     with prefect_server(port or None) as url:

@@ -1,6 +1,7 @@
 """What every command shares: its options, the recipe and store it opens, and how it prints tables."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,11 @@ from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.recipe.plan import Plan, Selection, make_plan
+from nanbeige_core.recipe.price.calibration import FILE_NAME, load_calibration
+from nanbeige_core.recipe.price.estimate import RecipePrice, price_recipe
+from nanbeige_core.recipe.price.rates import load_rates
 from nanbeige_core.report.plan_report import plan_rows
+from nanbeige_core.report.price_report import cost_texts, total_line
 from nanbeige_core.report.run_report import summary_rows
 from nanbeige_core.report.stage_report import describe_gain
 
@@ -55,16 +60,45 @@ def artifact_row(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def print_plan(made: Plan) -> None:
-    """Print what would run and why."""
+def print_plan(made: Plan, store: str = "store") -> None:
+    """Print what would run, why, and what it would cost on this machine as far as it was measured."""
+    names = [planned.name for planned in made.to_run]
+    price = price_plan(made, store)
+    costs = cost_texts(price, names)
     table = Table(title=f"{made.recipe.file.recipe} · profile {made.recipe.profile}", title_justify="left")
-    for column in ("stage", "action", "artifact", "why"):
+    for column in ("stage", "action", "artifact", "cost", "why"):
         table.add_column(column, overflow="fold")
     for row in plan_rows(made):
-        style = _STYLES[row["action"]]
-        table.add_row(row["stage"], f"[{style}]{row['action']}[/{style}]", row["artifact"], escape(row["why"]))
+        style, name = _STYLES[row["action"]], row["stage"]
+        action = f"[{style}]{row['action']}[/{style}]"
+        table.add_row(name, action, row["artifact"], costs.get(name, ""), escape(row["why"]))
     console.print(table)
     console.print(f"{len(made.to_run)} of {len(made.stages)} stages to run")
+    if names:
+        console.print(f"price: {total_line(price, names)}", style="dim", highlight=False, soft_wrap=True)
+
+
+def priced_rows(made: Plan, store: str) -> list[dict[str, Any]]:
+    """Return the plan's rows, those that would run with their price: {low, expected, high} of each quantity."""
+    price = price_plan(made, store)
+    running = {planned.name for planned in made.to_run}
+    fields = ("tokens", "flops", "seconds", "storage_bytes", "money")
+    return [
+        row | {"price": {name: asdict(getattr(price.stages[row["stage"]], name)) for name in fields}}
+        if row["stage"] in running
+        else row
+        for row in plan_rows(made)
+    ]
+
+
+def price_plan(made: Plan, store: str) -> RecipePrice:
+    """Price the plan's recipe by the shipped rate card and what was measured of this machine for the store."""
+    return price_recipe(made.recipe, load_rates(), calibration=load_calibration(calibration_path(store)))
+
+
+def calibration_path(store: str) -> Path:
+    """Return where the measurement of this machine lies for a store; that of a remote store lies beside ./store."""
+    return (Path(store) if "://" not in store else Path("store")) / ".cache" / FILE_NAME
 
 
 def print_summary(now: Plan, before: Plan, store: str) -> None:

@@ -1,8 +1,9 @@
 """Every stage the recipe knows, declared once as data.
 
 A stage has a name, what it consumes and produces (by artifact kind), its identity config, the core function that does
-the work, and an integer version that is raised when its result changes for the same config. `pipelines.yaml` says
-which stages run, on which inputs, with which values; order and paths are written nowhere else.
+the work, the function that says what the work costs, and an integer version that is raised when its result changes
+for the same config. `pipelines.yaml` says which stages run, on which inputs, with which values; order and paths are
+written nowhere else.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.recipe.configs.base import IdentityConfig
 
 _CONFIGS = "nanbeige_core.recipe.configs"
+_COSTS = "nanbeige_core.recipe.price.stages"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class StageSpec:
     version: int = 1
     optional: frozenset[str] = field(default_factory=frozenset)
     further: Kind | None = None
+    cost: str = ""
 
     def config_class(self) -> type[IdentityConfig]:
         """Import and return the identity config class."""
@@ -38,52 +41,64 @@ class StageSpec:
         """Import and return the core function `run(job) -> Outcome`."""
         return _load(self.entry)
 
+    def cost_function(self) -> Any:
+        """Import and return the function `(stage, made, assume) -> Cost`; None where the stage declares no cost."""
+        return _load(self.cost) if self.cost else None
+
 
 def _load(path: str) -> Any:
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
 
 
-def _spec(uses: str, entry: str, config: str, title: str, source: str, **rest: Any) -> StageSpec:
+def _spec(uses: str, entry: str, config: str, title: str, source: str, *, cost: str = "", **rest: Any) -> StageSpec:
     return StageSpec(
         uses=uses,
         entry=f"nanbeige_core.{entry}",
         config=f"{_CONFIGS}.{config}",
         title=title,
         source=source,
+        cost=f"{_COSTS}.{cost}" if cost else "",
         **rest,
     )
 
 
 _TRAINED = {"checkpoint": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER, "problems": Kind.PROMPT_SET}
-_PRETRAIN = {"entry": "megatron.pretrain:run", "config": "pretrain:FgwsdConfig", "source": "report, FG-WSD"}
+_PRETRAIN = {
+    "entry": "megatron.pretrain:run",
+    "config": "pretrain:FgwsdConfig",
+    "source": "report, FG-WSD",
+    "cost": "pretrain:fgwsd",
+}
 
 _SPECS = (
     _spec(
         "ingest", "data.ingest:run", "data:IngestConfig",
-        "Ingest documents", "report, data", consumes={}, produces=Kind.CORPUS,
+        "Ingest documents", "report, data", cost="data:ingest", consumes={}, produces=Kind.CORPUS,
     ),
     _spec(
         "problems", "problems.build:run", "problems:ProblemsConfig",
-        "Build verifiable problems", "report, SFT and RL data", consumes={}, produces=Kind.PROMPT_SET,
+        "Build verifiable problems", "report, SFT and RL data", cost="problems:problems",
+        consumes={}, produces=Kind.PROMPT_SET,
     ),
     _spec(
         "quality_tagging", "data.quality_tagging:run", "data:QualityTaggingConfig",
-        "Quality tagging", "report, hybrid filter", consumes={"corpus": Kind.CORPUS}, produces=Kind.TAGGED_CORPUS,
+        "Quality tagging", "report, hybrid filter", cost="data:quality_tagging",
+        consumes={"corpus": Kind.CORPUS}, produces=Kind.TAGGED_CORPUS,
     ),
     _spec(
         "retrieval_dedup", "data.retrieval_dedup:run", "data:RetrievalDedupConfig",
-        "Retrieval and deduplication", "report, hybrid filter",
+        "Retrieval and deduplication", "report, hybrid filter", cost="data:retrieval_dedup",
         consumes={"tagged": Kind.TAGGED_CORPUS, "problems": Kind.PROMPT_SET}, produces=Kind.CURATED_CORPUS,
     ),
     _spec(
         "tokenizer", "data.tokenizer_training:run", "data:TokenizerConfig",
-        "Train the tokenizer", "model card",
+        "Train the tokenizer", "model card", cost="data:tokenizer",
         consumes={"corpus": Kind.CURATED_CORPUS, "problems": Kind.PROMPT_SET}, produces=Kind.TOKENIZER,
     ),
     _spec(
         "mixture", "data.mixture:run", "data:MixtureConfig",
-        "Tokenise and mix", "report, FG-WSD",
+        "Tokenise and mix", "report, FG-WSD", cost="data:mixture",
         consumes={"corpus": Kind.CURATED_CORPUS, "problems": Kind.PROMPT_SET, "tokenizer": Kind.TOKENIZER},
         produces=Kind.TOKENIZED_MIXTURE,
     ),
@@ -102,12 +117,12 @@ _SPECS = (
     ),
     _spec(
         "sft_data", "sft.dataset:run", "problems:SftDataConfig",
-        "Cold-start data", "report, cold-start SFT",
+        "Cold-start data", "report, cold-start SFT", cost="problems:sft_data",
         consumes={"problems": Kind.PROMPT_SET}, produces=Kind.SFT_DATASET,
     ),
     _spec(
         "teacher", "megatron.teacher:run", "pretrain:TeacherConfig",
-        "Train the teacher", "ours",
+        "Train the teacher", "ours", cost="pretrain:teacher",
         consumes={
             "mixture": Kind.TOKENIZED_MIXTURE, "data": Kind.SFT_DATASET,
             "tokenizer": Kind.TOKENIZER, "problems": Kind.PROMPT_SET,
@@ -116,41 +131,41 @@ _SPECS = (
     ),
     *(
         _spec(
-            name, "sft.train:run", "sft:SftConfig", title=title, source="report, SFT",
+            name, "sft.train:run", "sft:SftConfig", title=title, source="report, SFT", cost="sft:sft",
             consumes={**_TRAINED, "data": Kind.SFT_DATASET}, produces=Kind.CHECKPOINT,
         )
         for name, title in (("cold_start_sft", "Cold-start SFT"), ("overall_sft", "Overall SFT"))
     ),
     _spec(
         "refinement", "sft.refinement:run", "sft:RefinementConfig",
-        "Deliberative refinement and CoT reconstruction", "report, overall SFT",
+        "Deliberative refinement and CoT reconstruction", "report, overall SFT", cost="sft:refinement",
         consumes={**_TRAINED, "teacher": Kind.CHECKPOINT}, produces=Kind.SFT_DATASET,
     ),
     _spec(
         "preference_pairs", "distill.pairs:run", "distill:PreferencePairsConfig",
-        "Preference pairs", "report, DPD",
+        "Preference pairs", "report, DPD", cost="distill:preference_pairs",
         consumes={**_TRAINED, "teacher": Kind.CHECKPOINT}, produces=Kind.PREFERENCE_PAIRS,
     ),
     _spec(
         "dpd", "distill.train:run", "distill:DpdConfig",
-        "Dual Preference Distillation", "report, DPD",
+        "Dual Preference Distillation", "report, DPD", cost="distill:dpd",
         consumes={**_TRAINED, "teacher": Kind.CHECKPOINT, "pairs": Kind.PREFERENCE_PAIRS},
         produces=Kind.CHECKPOINT,
     ),
     _spec(
         "pass_rates", "rl.pass_rates:run", "rl:PassRatesConfig",
-        "Measure pass rates", "report, RL",
+        "Measure pass rates", "report, RL", cost="rl:pass_rates",
         consumes={**_TRAINED, "reward_model": Kind.REWARD_MODEL}, produces=Kind.PASS_RATES,
         optional=frozenset({"reward_model"}),
     ),
     _spec(
         "on_policy_filter", "rl.on_policy_filter:run", "rl:OnPolicyFilterConfig",
-        "On-policy filter", "report, RL",
+        "On-policy filter", "report, RL", cost="rl:on_policy_filter",
         consumes={"pass_rates": Kind.PASS_RATES, "problems": Kind.PROMPT_SET}, produces=Kind.PROMPT_SET,
     ),
     *(
         _spec(
-            name, "rl.train:run", "rl:RlConfig", title=title, source="report, RL",
+            name, "rl.train:run", "rl:RlConfig", title=title, source="report, RL", cost="rl:rl",
             consumes={**_TRAINED, "prompts": Kind.PROMPT_SET, "reward_model": Kind.REWARD_MODEL},
             produces=Kind.CHECKPOINT,
             optional=frozenset() if name == "rl_preference" else frozenset({"reward_model"}),
@@ -161,18 +176,18 @@ _SPECS = (
     ),
     _spec(
         "reward_model", "rl.reward_model:run", "rl:RewardModelConfig",
-        "Pairwise reward model", "report, RL", consumes=_TRAINED, produces=Kind.REWARD_MODEL,
+        "Pairwise reward model", "report, RL", cost="rl:reward_model", consumes=_TRAINED, produces=Kind.REWARD_MODEL,
     ),
     _spec(
         "evaluate", "evals.evaluate:run", "evaluate:EvaluateConfig",
-        "Evaluate", "report, evaluation",
+        "Evaluate", "report, evaluation", cost="evaluate:evaluate",
         consumes={"base": Kind.CHECKPOINT, "final": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER,
                   "problems": Kind.PROMPT_SET},
         produces=Kind.EVAL_REPORT, further=Kind.CHECKPOINT, version=2,
     ),
     _spec(
         "export", "megatron.export:run", "pretrain:ExportConfig",
-        "Export to Hugging Face", "model card",
+        "Export to Hugging Face", "model card", cost="pretrain:export",
         consumes={"checkpoint": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER}, produces=Kind.HF_MODEL,
     ),
 )  # fmt: skip

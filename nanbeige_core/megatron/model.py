@@ -14,14 +14,7 @@ from nanbeige_core.contract import Runtime
 from nanbeige_core.megatron import device, parallel
 from nanbeige_core.megatron.batch import Batch, find_segments
 from nanbeige_core.recipe.configs.base import ModelConfig
-
-VOCABULARY_MULTIPLE = 128
-"""Rows of the embedding are padded to this multiple whatever the layout, so that checkpoints do not depend on it."""
-
-
-def padded_vocab_size(vocab_size: int) -> int:
-    """Return the vocabulary size rounded up to VOCABULARY_MULTIPLE."""
-    return -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+from nanbeige_core.recipe.vocabulary import padded_vocab_size
 
 
 def _leave(weight: Tensor) -> Tensor:

@@ -21,11 +21,8 @@ from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.blend import (
     BlendedSource,
     Mixture,
-    Span,
     make_batch,
     phase_weights,
-    plan_phase,
-    step_boundaries,
 )
 from nanbeige_core.megatron.held_out import compare_losses, measure_held_out, read_held_out
 from nanbeige_core.megatron.schedule import LrSchedule
@@ -33,6 +30,7 @@ from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
 from nanbeige_core.recipe.configs.base import ModelConfig
 from nanbeige_core.recipe.configs.pretrain import FgwsdConfig
+from nanbeige_core.recipe.phase_plan import Span, plan_phase, step_boundaries
 
 History = list[dict[str, float]]
 HISTORY_POINTS = 400

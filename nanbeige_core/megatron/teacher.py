@@ -13,13 +13,14 @@ from nanbeige_core.contract import Gain, Job, Outcome, Plot, Section
 from nanbeige_core.evals.exact_match import Scores
 from nanbeige_core.launch.ranks import gather_objects
 from nanbeige_core.megatron.batch import Batch
-from nanbeige_core.megatron.blend import BlendedSource, Mixture, PhasePlan, Span, phase_weights
+from nanbeige_core.megatron.blend import BlendedSource, Mixture, phase_weights
 from nanbeige_core.megatron.held_out import compare_losses, measure_held_out, read_held_out
 from nanbeige_core.megatron.pretrain import History, Phase, save_is_due, sum_over_data_ranks, thin, train_phase
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
 from nanbeige_core.recipe.configs.pretrain import PhaseTokens, TeacherConfig
+from nanbeige_core.recipe.phase_plan import PhasePlan, Span
 from nanbeige_core.sft.heldout import measure_output
 from nanbeige_core.sft.order import bins_of_rows, plan_steps, rows_of_rank
 from nanbeige_core.sft.packing import make_batches

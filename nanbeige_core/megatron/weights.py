@@ -12,8 +12,9 @@ from torch import Tensor
 
 from nanbeige_core.launch.ranks import barrier, rank
 from nanbeige_core.megatron import parallel
-from nanbeige_core.megatron.model import iterate_shards, padded_vocab_size
+from nanbeige_core.megatron.model import iterate_shards
 from nanbeige_core.recipe.configs.base import ModelConfig
+from nanbeige_core.recipe.vocabulary import padded_vocab_size
 
 OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
 """Optimizer state in the shape of the weights: any other layout can load it."""

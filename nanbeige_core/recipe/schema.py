@@ -23,6 +23,7 @@ class ProfileEntry(_Section):
 
     title: str
     cores: int = Field(2, ge=1, description="Ranks times threads that may run at once on this machine.")
+    device: str = Field("h100-sxm", description="Device of the rate card that `price` takes for one rank.")
     shared: dict[str, Any] = Field(default_factory=dict)
     runtime: dict[str, Any] = Field(default_factory=dict, description="Execution defaults of every stage.")
     stages: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -8,6 +8,10 @@ import pytest
 
 from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.store import Store
+from nanbeige_core.recipe.load import load_recipe
+from nanbeige_core.recipe.price.estimate import price_recipe
+from nanbeige_core.recipe.price.rates import load_rates
+from tests.conftest import RECIPE_FILE
 from tests.flows.test_pipeline import nanbeige
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -69,6 +73,17 @@ def finished(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> dict
 @pytest.mark.timeout(1500)
 def test_every_stage_leaves_an_artifact_and_a_second_run_executes_nothing(finished: dict[str, Manifest]) -> None:
     assert len(finished) == 29
+
+
+def test_every_count_and_token_lies_where_the_price_put_it(finished: dict[str, Manifest]) -> None:
+    price = price_recipe(load_recipe(RECIPE_FILE, profile="laptop", overrides=SMALL), load_rates())
+    outside: dict[str, object] = {}
+    for name, manifest in finished.items():
+        stage, outcome = price.stages[name], manifest.outcome
+        bounds = {key: (value, outcome.counts[key]) for key, value in stage.counts.items()}
+        bounds |= {"tokens": (stage.tokens, outcome.tokens)} if outcome.tokens else {}
+        outside |= {f"{name}.{key}": found for key, found in bounds.items() if not found[0].holds(found[1])}
+    assert outside == {}
 
 
 def test_pretraining_loss_falls(finished: dict[str, Manifest]) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanbeige_core.megatron.blend import Blend, Mixture, make_batch, plan_phase, step_boundaries
+from nanbeige_core.megatron.blend import Blend, Mixture, make_batch
 from nanbeige_core.megatron.pretrain import open_phase, rate_schedule
 from nanbeige_core.recipe.configs.pretrain import PHASES, AbfConfig, FgwsdConfig, Phase, PhaseTokens
+from nanbeige_core.recipe.phase_plan import plan_phase, step_boundaries
 
 
 def config(phase: Phase = "warmup") -> FgwsdConfig:

@@ -15,8 +15,9 @@ from nanbeige_core.megatron.convert import (
     load_hf_state,
     megatron_to_hf,
 )
-from nanbeige_core.megatron.model import forward_logits, padded_vocab_size
+from nanbeige_core.megatron.model import forward_logits
 from nanbeige_core.megatron.trainer import Trainer
+from nanbeige_core.recipe.vocabulary import padded_vocab_size
 
 Open = Callable[..., Trainer]
 PADDED = padded_vocab_size(parity.VOCABULARY)
