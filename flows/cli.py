@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.markup import escape
 
+from flows.commands import trace as trace_module
 from flows.console import (
     FileOption,
     ForceOption,
@@ -43,6 +44,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+trace_module.register(app)
 
 
 @app.command()

@@ -38,7 +38,7 @@ def model_history(view: ArtifactView) -> list[ModelStep]:
 
 
 def rows_behind(view: ArtifactView) -> Iterator[tuple[str, str, Use]]:
-    """Yield every row the model was trained on, the first stage first: (checkpoint, what, use).
+    """Yield every row the model's weights were trained on, the first stage first: (checkpoint, what, use).
 
     Stages whose ledger is missing are skipped; `model_history` names them.
     """

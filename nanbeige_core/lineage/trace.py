@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import ArtifactError
@@ -32,6 +31,8 @@ class RowTrace:
     """One row: what it was made from, who wrote it, and what became of it."""
 
     row: Row
+    siblings: tuple[float, ...]
+    """Values of the rows drawn together with this one (a rollout's group), itself among them."""
     before: tuple[Row, ...]
     writers: dict[str, list[ModelStep]]
     family: str
@@ -101,7 +102,8 @@ def _find_id(lineage: Lineage, key: str) -> list[Row]:
     for view in lineage.ordered:
         for table in view.rows.tables:
             if len(table.key) == 1:
-                rows += rows_where(view, table, table.key[0], [key])
+                # an id that a corpus holds twice is one row here: nothing tells the two apart
+                rows += rows_where(view, table, table.key[0], [key], limit=1)
     if not rows:
         raise ArtifactError(
             f"nothing in {lineage.store.url} is called {key!r}: it is no stage, no address, no fingerprint prefix and "
@@ -123,7 +125,16 @@ def _trace_row(row: Row) -> RowTrace:
     family = str(problem.values.get(FAMILY, "")) if problem is not None else ""
     kin = tuple(_kin(row, problem, family)) if problem is not None and row.table.written_by else ()
     forward = follow(row.view, {row.id}) if len(row.table.key) == 1 else Forward()
-    return RowTrace(row, tuple(before), writers, family, kin, forward)
+    return RowTrace(row, tuple(_siblings(row)), tuple(before), writers, family, kin, forward)
+
+
+def _siblings(row: Row) -> list[float]:
+    together = row.table.key[:-1]
+    if not together:
+        return []
+    rows = rows_where(row.view, row.table, row.table.subject, [str(row.values[row.table.subject])])
+    same = [one for one in rows if all(one.values[name] == row.values[name] for name in together)]
+    return [score for score in (one.score for one in same) if score is not None]
 
 
 def _kin(row: Row, problem: Row, family: str) -> Iterator[Kin]:
@@ -144,13 +155,3 @@ def _trace_artifact(view: ArtifactView) -> ArtifactTrace:
     lineage = view.lineage
     history = model_history(view) if view.holds_weights else []
     return ArtifactTrace(view, tuple(lineage.ancestors(view)), tuple(history), tuple(lineage.descendants(view)))
-
-
-def trace_rows(trace_of: RowTrace) -> list[dict[str, Any]]:
-    """Return the rows a row was made from, as plain values."""
-    return [row_values(one) for one in trace_of.before]
-
-
-def row_values(row: Row) -> dict[str, Any]:
-    """Return one row as plain values."""
-    return {"artifact": row.view.address, "row": row.id, "what": row.table.what, "says": row.says, "texts": row.texts()}
