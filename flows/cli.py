@@ -12,6 +12,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.markup import escape
 
+from flows.commands import adopt as adopt_module
+from flows.commands import diff as diff_module
 from flows.commands import trace as trace_module
 from flows.console import (
     FileOption,
@@ -45,6 +47,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 trace_module.register(app)
+diff_module.register(app)
+adopt_module.register(app)
 
 
 @app.command()

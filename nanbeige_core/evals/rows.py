@@ -10,6 +10,7 @@ ROWS: dict[str, StageRows] = {
                 {"prompt_id": ("problems",)}, text=("text",), columns=("outcome", "reason"),
                 written_by=("{checkpoint}",), says="{outcome}: {reason}", score="outcome",
                 values={"correct": 1.0, "wrong": 0.0, "unscored": None}, subject="prompt_id",
+                groups=("checkpoint", "suite"),
             ),
         )
     )

@@ -35,6 +35,8 @@ class RowTable:
     """What the words of a `score` column count as; None leaves a row out."""
     subject: str = ""
     """Column with what the row is about (the problem): rows of one subject are one unit of a comparison."""
+    groups: tuple[str, ...] = ()
+    """Columns whose values are compared apart, such as the checkpoint and suite of an evaluation."""
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,8 @@ def _filled(rows: list[Values], table: RowTable) -> list[Values]:
 
 
 def _columns(table: RowTable) -> list[str]:
-    given = [*table.key, *table.refers, *table.columns, *table.text, table.tokens, table.score, table.subject]
+    names = (*table.key, *table.refers, *table.columns, *table.text, *table.groups)
+    given = [*names, table.tokens, table.score, table.subject]
     return [name for name in dict.fromkeys(given) if name]
 
 

@@ -27,11 +27,11 @@ ROWS: dict[str, StageRows] = {
         tables=(
             RowTable(
                 "sample", "samples.parquet", ("id",), _PROBLEM, text=("messages",), columns=("source",),
-                written_by=_WRITTEN_BY, says="a refined sample ({source})",
+                written_by=_WRITTEN_BY, subject="prompt_id", says="a refined sample ({source})",
             ),
             RowTable(
                 "validation sample", "validation.parquet", ("id",), _PROBLEM, text=("messages",), columns=("source",),
-                written_by=_WRITTEN_BY, says="a refined sample, held out ({source})",
+                written_by=_WRITTEN_BY, subject="prompt_id", says="a refined sample, held out ({source})",
             ),
             RowTable(
                 "rejected sample", "rejected.json:", ("prompt_id",), _PROBLEM, columns=("reason",),
