@@ -1,6 +1,7 @@
 """`nanbeige diff A B`: two artifacts side by side."""
 
 import json
+import math
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -30,10 +31,19 @@ def diff_command(
     """Put two artifacts side by side: config, inputs, numbers, paired differences with intervals, and samples."""
     found = diff(open_store(store), a, b, samples=samples)
     if as_json:
-        plain = {**asdict(found), "paired": [{**asdict(one), "verdict": one.verdict} for one in found.paired]}
-        print(json.dumps(plain, indent=1, ensure_ascii=False))
+        print(json.dumps(_plain(found), indent=1, ensure_ascii=False))
         return
     _show(found, everything)
+
+
+def _plain(found: Diff) -> dict[str, Any]:
+    paired = [{**asdict(one), "verdict": one.verdict} for one in found.paired]
+    # infinity (one problem alone has no interval) is not JSON
+    finite = [
+        {key: None if isinstance(value, float) and math.isinf(value) else value for key, value in one.items()}
+        for one in paired
+    ]
+    return {**asdict(found), "paired": finite}
 
 
 def _show(found: Diff, everything: bool) -> None:
