@@ -30,7 +30,7 @@ def _referred(row: Row) -> list[Row]:
 
 
 def _by_key(view: ArtifactView, key: str) -> list[Row]:
-    tables = [table for table in view.rows.tables if len(table.key) == 1]
+    tables = [table for table in view.tables if len(table.key) == 1]
     return [row for table in tables for row in rows_where(view, table, table.key[0], [key])]
 
 

@@ -39,6 +39,20 @@ class RowTable:
     """Columns whose values are compared apart, such as the checkpoint and suite of an evaluation."""
 
 
+PER_PROBLEM = RowTable(
+    "measured problem",
+    "per_problem.parquet",
+    ("measure", "problem"),
+    {"problem": ("problems",)},
+    says="{measure}: {value:.3f}",
+    columns=("value",),
+    score="value",
+    subject="problem",
+    groups=("measure",),
+)
+"""What any stage may keep of each problem it was measured on, in one form; the unit of a paired comparison."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """Rows of one input that a stage took gradients on."""

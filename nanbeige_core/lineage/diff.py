@@ -8,7 +8,7 @@ from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.evals.statistics import paired_difference
 from nanbeige_core.lineage.backward import rows_before
-from nanbeige_core.lineage.declare import RowTable
+from nanbeige_core.lineage.declare import PER_PROBLEM, RowTable
 from nanbeige_core.lineage.tables import Row, every_row, rows_where
 from nanbeige_core.lineage.view import ArtifactView, Lineage
 
@@ -94,14 +94,16 @@ def diff(store: Store, first: str, second: str, *, samples: int = 3) -> Diff:
     """
     lineage = Lineage(store)
     a, b = (lineage.of(store.resolve(text)) for text in (first, second))
-    tables = [(table, other) for table in a.rows.tables for other in b.rows.tables if _comparable(table, other)]
+    tables = [(table, other) for table in a.tables for other in b.tables if _comparable(table, other)]
+    # what was measured on held-out problems says more than what was seen on the way
+    measured = [pair for pair in tables if pair[0] is PER_PROBLEM] or [pair for pair in tables if pair[0].score]
     return Diff(
         a.address,
         b.address,
         tuple(_fields(_identity(a.manifest), _identity(b.manifest))),
         tuple(_fields(_inputs(a.manifest), _inputs(b.manifest))),
         tuple(_numbers(_reported(a.manifest), _reported(b.manifest))),
-        tuple(line for table, other in tables if table.score for line in _paired(a, b, table, other)),
+        tuple(line for table, other in measured for line in _paired(a, b, table, other)),
         tuple(line for table, other in tables for line in _samples(a, b, table, other, samples)),
     )
 

@@ -71,7 +71,7 @@ def follow(
 
 
 def _follow_tables(view: ArtifactView, reached: dict[Key, set[str]], result: Forward) -> None:
-    for table in view.rows.tables:
+    for table in view.tables:
         rows: list[Row] = []
         for column, names in table.refers.items():
             wanted = {one for name in names for one in _ids_of(view, name, reached)}
@@ -88,7 +88,7 @@ def _follow_tables(view: ArtifactView, reached: dict[Key, set[str]], result: For
 def _follow_ledgers(view: ArtifactView, reached: dict[Key, set[str]], result: Forward) -> bool:
     """Return whether the stage took a gradient on one of the rows."""
     used = False
-    for declared in view.rows.trained:
+    for declared in view.trained:
         wanted = _ids_of(view, declared.input, reached)
         if not wanted:
             continue
@@ -129,7 +129,7 @@ def _carriers(root: ArtifactView, trained: set[Key]) -> list[Model]:
 
 
 def _taught(view: ArtifactView, carriers: dict[Key, Model]) -> str:
-    for declared in view.rows.trained:
+    for declared in view.trained:
         data = view.input(declared.input)
         for writer in writers_of(data) if data is not None else []:
             if data is not None and writer.key in carriers:

@@ -43,7 +43,7 @@ def rows_behind(view: ArtifactView) -> Iterator[tuple[str, str, Use]]:
     Stages whose ledger is missing are skipped; `model_history` names them.
     """
     for one in reversed(view.lineage.model_history(view)):
-        for trained in one.rows.trained:
+        for trained in one.trained:
             try:
                 ledger = one.open_ledger(trained)
             except LedgerMissingError:
@@ -59,7 +59,7 @@ def models_behind(view: ArtifactView) -> list[ArtifactView]:
         teacher = view.input(name)
         if teacher is not None:
             found[teacher.address] = teacher
-    for trained in view.rows.trained:
+    for trained in view.trained:
         data = view.input(trained.input)
         if data is not None:
             found |= {writer.address: writer for writer in writers_of(data)}
@@ -69,7 +69,7 @@ def models_behind(view: ArtifactView) -> list[ArtifactView]:
 
 def writers_of(data: ArtifactView) -> list[ArtifactView]:
     """Return the models that wrote rows of an artifact."""
-    names = {name for table in data.rows.tables for name in table.written_by}
+    names = {name for table in data.tables for name in table.written_by}
     if any("{" in name for name in names):
         return [one for one in data.inputs().values() if one.holds_weights]
     return [one for one in (data.input(name) for name in sorted(names)) if one is not None]
@@ -78,7 +78,7 @@ def writers_of(data: ArtifactView) -> list[ArtifactView]:
 def _step(view: ArtifactView) -> ModelStep:
     trained: list[TrainedOn] = []
     steps = 0
-    for declared in view.rows.trained:
+    for declared in view.trained:
         data = view.manifest.inputs.get(declared.input)
         address = data.address if data else declared.input
         try:

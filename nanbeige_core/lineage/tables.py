@@ -86,7 +86,7 @@ def rows_where(
 def rows_at(view: ArtifactView, key: str) -> list[Row]:
     """Return the rows that `key` names in any table: all parts of the key, or one id that occurs in it."""
     found: list[Row] = []
-    for table in view.rows.tables:
+    for table in view.tables:
         parts = key.split("/", len(table.key) - 1)
         if len(parts) == len(table.key) > 1:
             rows = rows_where(view, table, table.key[-1], [parts[-1]])
@@ -100,7 +100,7 @@ def rows_at(view: ArtifactView, key: str) -> list[Row]:
 def rows_with_text(view: ArtifactView, piece: str, *, limit: int) -> list[Row]:
     """Return rows with `piece` in one of their texts. Reads the text columns of the artifact."""
     found: list[Row] = []
-    for table in view.rows.tables:
+    for table in view.tables:
         for column in table.text:
             for values_of in _parts(view, table, column, lambda one: pc.match_substring(one, piece)):
                 found += [Row(view, table, one) for one in values_of]

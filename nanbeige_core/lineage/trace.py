@@ -100,7 +100,7 @@ def find_text(store: Store, piece: str, *, limit: int = TEXT_HITS) -> list[Row]:
 def _find_id(lineage: Lineage, key: str) -> list[Row]:
     rows: list[Row] = []
     for view in lineage.ordered:
-        for table in view.rows.tables:
+        for table in view.tables:
             if len(table.key) == 1:
                 # an id that a corpus holds twice is one row here: nothing tells the two apart
                 rows += rows_where(view, table, table.key[0], [key], limit=1)
@@ -114,7 +114,7 @@ def _find_id(lineage: Lineage, key: str) -> list[Row]:
 
 
 def _how_rows_are_named(view: ArtifactView) -> str:
-    named = [f"{table.what}: {'/'.join(table.key)}" for table in view.rows.tables]
+    named = [f"{table.what}: {'/'.join(table.key)}" for table in view.tables]
     return f"its rows are named by {', or '.join(named)}." if named else "this kind of artifact keeps no rows."
 
 

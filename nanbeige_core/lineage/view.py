@@ -9,7 +9,7 @@ from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.references import ArtifactRef
 from nanbeige_core.artifacts.store import Store
-from nanbeige_core.lineage.declare import StageRows, Trained
+from nanbeige_core.lineage.declare import PER_PROBLEM, RowTable, StageRows, Trained
 from nanbeige_core.lineage.ledger import Ledger, LedgerMissingError
 from nanbeige_core.stages import STAGES
 
@@ -44,10 +44,21 @@ class ArtifactView:
         spec = STAGES.get(self.manifest.uses)
         return spec.rows() if spec else StageRows()
 
+    @cached_property
+    def tables(self) -> tuple[RowTable, ...]:
+        """Return the stage's row tables, its per-problem measurements among them where it kept any."""
+        kept = PER_PROBLEM.file in self.manifest.files
+        return (*self.rows.tables, PER_PROBLEM) if kept else self.rows.tables
+
     @property
     def adopted(self) -> bool:
         """Tell whether the artifact was registered from outside: it has no history here."""
         return "adopted" in self.manifest.identity
+
+    @property
+    def trained(self) -> tuple[Trained, ...]:
+        """Return what the stage trained on; nothing is known of an adopted model."""
+        return () if self.adopted else self.rows.trained
 
     @property
     def holds_weights(self) -> bool:

@@ -1,6 +1,6 @@
 """The ledger of a pretraining phase: at which step which document was in the batch.
 
-A phase's samples follow from four things: the order of its sets (one repeating pattern), where each set's stream
+A phase's samples follow from four things: the order of its sets (a repeating pattern), where each set's stream
 begins, the window of each span, and the seed of the document order. They are kept beside the weights in `ledger.npz`,
 whose size does not grow with the tokens; the rest is arithmetic on the mixture's sidecar, and no token is read.
 """
@@ -23,13 +23,26 @@ PHASE_LEDGER = "ledger.npz"
 SIDECAR = "sidecar.parquet"
 
 
+class SetOrder(NamedTuple):
+    """Which set each sample comes from: `pattern` again and again, or `rounds` times and then `tail`."""
+
+    pattern: NDArray[np.integer]
+    rounds: int
+    tail: NDArray[np.integer]
+
+    @classmethod
+    def endless(cls, pattern: NDArray[np.integer]) -> "SetOrder":
+        """Return a pattern that repeats for as long as samples are drawn."""
+        return cls(pattern, 0, np.zeros(0, dtype=pattern.dtype))
+
+
 class SpanPlan(NamedTuple):
-    """Steps that share one window: the repeating order of sets, and where each set's stream begins and ends."""
+    """Steps that share one window: the order of sets, and where each set's stream begins and ends."""
 
     steps: int
     sequence_length: int
     sequences_per_step: int
-    pattern: NDArray[np.int16]
+    order: SetOrder
     begins: list[int]
     ends: list[int]
 
@@ -43,16 +56,15 @@ class PhasePlanned(NamedTuple):
 
     def save(self, directory: Path) -> None:
         """Write `ledger.npz`, atomically."""
-        header = np.array(
-            [[span.steps, span.sequence_length, span.sequences_per_step] for span in self.spans], dtype=np.int64
-        )
-        arrays = {f"pattern_{number}": span.pattern for number, span in enumerate(self.spans)}
+        header = [[span.steps, span.sequence_length, span.sequences_per_step, span.order.rounds] for span in self.spans]
+        arrays = {f"pattern_{number}": span.order.pattern for number, span in enumerate(self.spans)}
+        arrays |= {f"tail_{number}": span.order.tail for number, span in enumerate(self.spans)}
         partial = directory / f".{PHASE_LEDGER}.part.npz"
         np.savez_compressed(
             partial,
             sets=np.array(self.sets),
             seed=np.array(self.seed),
-            spans=header,
+            spans=np.array(header, dtype=np.int64),
             begins=np.array([span.begins for span in self.spans], dtype=np.int64),
             ends=np.array([span.ends for span in self.spans], dtype=np.int64),
             **arrays,  # type: ignore[arg-type]
@@ -64,7 +76,12 @@ class PhasePlanned(NamedTuple):
         """Read `ledger.npz`."""
         with np.load(file) as stored:
             spans = [
-                SpanPlan(*map(int, header), stored[f"pattern_{number}"], begins.tolist(), ends.tolist())
+                SpanPlan(
+                    *map(int, header[:3]),
+                    order=SetOrder(stored[f"pattern_{number}"], int(header[3]), stored[f"tail_{number}"]),
+                    begins=begins.tolist(),
+                    ends=ends.tolist(),
+                )
                 for number, (header, begins, ends) in enumerate(
                     zip(stored["spans"], stored["begins"], stored["ends"], strict=True)
                 )
@@ -82,16 +99,23 @@ class _Seen(NamedTuple):
     tokens: NDArray[np.int64]
 
 
-class _Lookup(NamedTuple):
-    """Turn the n-th sample of a set into a step."""
+class _Lookup:
+    """Turn the n-th sample of a set into a step of its span."""
 
-    places: NDArray[np.int64]
-    period: int
-    per_step: int
+    def __init__(self, span: SpanPlan, place: int) -> None:
+        self._period, self._per_step = len(span.order.pattern), span.sequences_per_step
+        self._places = np.flatnonzero(span.order.pattern == place)
+        self._tail = np.flatnonzero(span.order.tail == place) + span.order.rounds * self._period
+        self._repeated = span.order.rounds * len(self._places)
+        self._ends = len(span.order.tail) > 0
 
     def step(self, sample_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        rounds, rest = np.divmod(sample_N, len(self.places))
-        return (rounds * self.period + self.places[rest]) // self.per_step
+        places_N = np.zeros_like(sample_N)
+        late_N = (sample_N >= self._repeated) if self._ends else np.zeros(len(sample_N), dtype=bool)
+        places_N[late_N] = self._tail[sample_N[late_N] - self._repeated]
+        rounds, rest = np.divmod(sample_N[~late_N], max(len(self._places), 1))
+        places_N[~late_N] = rounds * self._period + self._places[rest]
+        return places_N // self._per_step
 
 
 class PhaseLedger:
@@ -170,9 +194,9 @@ class PhaseLedger:
         done = 0
         for span in self.planned.spans:
             begin, end = span.begins[place], span.ends[place]
-            lookup = _Lookup(np.flatnonzero(span.pattern == place), len(span.pattern), span.sequences_per_step)
-            for number in range(begin // order.tokens_per_epoch, -(-end // order.tokens_per_epoch)):
-                yield _overlap(order, number, begin, end, span.sequence_length, lookup, done)
+            epochs = range(begin // order.tokens_per_epoch, -(-end // order.tokens_per_epoch) if end > begin else 0)
+            for number in epochs:
+                yield _overlap(order, number, begin, end, span.sequence_length, _Lookup(span, place), done)
             done += span.steps
 
 

@@ -57,11 +57,9 @@ def test_a_rollout_is_shown_as_the_policy_wrote_it(made: Made) -> None:
 
 
 def test_a_document_leads_to_every_phase_and_every_later_checkpoint(made: Made) -> None:
-    seen = next(
-        use
-        for use in Lineage(made.store).of(made.store.resolve(PHASES[1])).open_ledger(_documents(made)).everything()
-        if use.id.startswith("mine-")
-    )
+    phase = Lineage(made.store).of(made.store.resolve(PHASES[1]))
+    everything = phase.open_ledger(phase.trained[0]).everything()
+    seen = next(use for use in everything if use.id.startswith("mine-"))
     found = one(made, seen.id)
     assert [line.artifact.split("/")[0] for line in found.forward.found] == [
         "quality_tagging",
@@ -72,10 +70,6 @@ def test_a_document_leads_to_every_phase_and_every_later_checkpoint(made: Made) 
     carriers = {model.artifact.split("/")[0]: model for model in found.forward.models}
     assert {"fgwsd_diverse_stable", "cold_start_sft", "rl_stem"} <= set(carriers)
     assert all(model.direct for model in carriers.values())
-
-
-def _documents(made: Made):  # type: ignore[no-untyped-def]
-    return Lineage(made.store).of(made.store.resolve(PHASES[1])).rows.trained[0]
 
 
 def test_forward_and_backward_agree_about_every_document(made: Made, tmp_path: Path) -> None:
@@ -132,7 +126,7 @@ def test_a_ledger_derived_later_is_the_one_the_stage_wrote(made: Made, tmp_path:
     old, new = Lineage(Store(copied, tmp_path / "cache")), Lineage(made.store)
     for stage in (*PHASES, "cold_start_sft"):
         views = [lineage.of(made.store.resolve(stage)) for lineage in (old, new)]
-        before, after = (list(view.open_ledger(view.rows.trained[0]).everything()) for view in views)
+        before, after = (list(view.open_ledger(view.trained[0]).everything()) for view in views)
         assert before == after
     assert list((tmp_path / "cache/lineage").rglob("ledger.*"))
 
