@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.data.tables import read_rows
+from nanbeige_core.errors import ArtifactError
 from nanbeige_core.evals.statistics import paired_difference
 from nanbeige_core.lineage.diff import Diff, diff
 from tests.lineage.conftest import Made, run_recipe
@@ -78,7 +79,6 @@ def test_a_stage_without_records_says_where_to_compare(made: Made) -> None:
 
 
 def test_an_unknown_artifact_is_named(store: Store) -> None:
-    from nanbeige_core.errors import ArtifactError
 
     with pytest.raises(ArtifactError, match="no artifact matches 'dpd'"):
         diff(store, "dpd", "dpd")
