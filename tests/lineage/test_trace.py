@@ -125,8 +125,8 @@ def test_a_ledger_derived_later_is_the_one_the_stage_wrote(made: Made, tmp_path:
             (copied / made.references[stage].address / name).unlink(missing_ok=True)
     old, new = Lineage(Store(copied, tmp_path / "cache")), Lineage(made.store)
     for stage in (*PHASES, "cold_start_sft"):
-        views = [lineage.of(made.store.resolve(stage)) for lineage in (old, new)]
-        before, after = (list(view.open_ledger(view.trained[0]).everything()) for view in views)
+        views = [lineage.view(made.references[stage]) for lineage in (old, new)]
+        before, after = (list(view.open_ledger(view.trained[0]).everything()) for view in views if view is not None)
         assert before == after
     assert list((tmp_path / "cache/lineage").rglob("ledger.*"))
 
