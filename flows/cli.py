@@ -13,6 +13,9 @@ import typer
 from rich.markup import escape
 
 from flows.commands import price
+from flows.commands import adopt as adopt_module
+from flows.commands import diff as diff_module
+from flows.commands import trace as trace_module
 from flows.console import (
     FileOption,
     ForceOption,
@@ -45,6 +48,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 price.register(app)
+trace_module.register(app)
+diff_module.register(app)
+adopt_module.register(app)
 
 
 @app.command()

@@ -41,7 +41,7 @@ def run_plan(plan: Plan, *, store: str, cache: Path) -> RunResult:
 def _submit(plan: Plan, result: RunResult, *, store: str, cache: Path) -> "dict[str, PrefectFuture[Any]]":
     futures: dict[str, PrefectFuture[Any]] = {}
     for planned in plan.stages.values():
-        if planned.action == "SKIP":
+        if planned.action == "SKIP" or planned.stage.adopted:
             if planned.reference is not None:
                 result.references[planned.name] = planned.reference
             continue

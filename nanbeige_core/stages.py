@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from nanbeige_core.artifacts.kinds import Kind
+from nanbeige_core.lineage.declare import StageRows
 from nanbeige_core.recipe.configs.base import IdentityConfig
 
 _CONFIGS = "nanbeige_core.recipe.configs"
@@ -36,6 +37,12 @@ class StageSpec:
     def config_class(self) -> type[IdentityConfig]:
         """Import and return the identity config class."""
         return _load(self.config)
+
+    def rows(self) -> StageRows:
+        """Return what the stage's room declares of its rows: `ROWS[uses]` in the `rows.py` beside its core function."""
+        room = self.entry.rpartition(":")[0].rpartition(".")[0]
+        declared: dict[str, StageRows] = _load(f"{room}.rows:ROWS")
+        return declared.get(self.uses, StageRows())
 
     def function(self) -> Any:
         """Import and return the core function `run(job) -> Outcome`."""

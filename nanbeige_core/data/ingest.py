@@ -53,6 +53,19 @@ def run(job: Job) -> Outcome:
     return _report(tallies)
 
 
+def ingest_path(work: Path, config: IngestConfig, source: PathSource, *, root: Path) -> Outcome:
+    """Write `documents/*.parquet` from one table of a user; ids follow from paths below `root`, not from where it lies.
+
+    Raises SourceError when no document survives.
+    """
+    tallies: list[SourceTally] = []
+    rows = _path_rows(config, source, tallies, root=root)
+    write_shards(work / "documents", CORPUS_SCHEMA, rows, rows_per_file=ROWS_PER_FILE)
+    if not tallies or tallies[0].documents == 0:
+        raise SourceError(f"{source.path}: no document survived: {_notes(tallies)}")
+    return _report(tallies)
+
+
 def cut_document(text: str, limit: int) -> list[str]:
     """Cut a text into pieces of at most `limit` characters at paragraph borders, else at lines, else anywhere."""
     if len(text) <= limit:
@@ -136,7 +149,9 @@ def _packaged_rows(
             yield from _rows_of(text.text, provenance, tally, config, entry.language, source)
 
 
-def _path_rows(config: IngestConfig, source: PathSource, tallies: list[SourceTally]) -> Iterator[dict[str, Any]]:
+def _path_rows(
+    config: IngestConfig, source: PathSource, tallies: list[SourceTally], *, root: Path | None = None
+) -> Iterator[dict[str, Any]]:
     tally = SourceTally(source.name or Path(source.path).stem, source.licence, source.category)
     tallies.append(tally)
     language = "code" if source.category == "code" else source.language
@@ -145,7 +160,8 @@ def _path_rows(config: IngestConfig, source: PathSource, tallies: list[SourceTal
             if row.text is None:
                 tally.dropped[row.problem] += 1
                 continue
-            yield from _rows_of(row.text, {"path": str(file), "member": row.key}, tally, config, language, source)
+            path = file.relative_to(root).as_posix() if root else str(file)
+            yield from _rows_of(row.text, {"path": path, "member": row.key}, tally, config, language, source)
 
 
 def _rows_of(

@@ -16,6 +16,8 @@ from nanbeige_core.distill.pair_batches import PackedPairs, encode_pair, make_pa
 from nanbeige_core.distill.reference import ReferenceLogProbs, reference_log_probs
 from nanbeige_core.distill.report import Evidence, dpd_report
 from nanbeige_core.distill.vocabulary import VocabularyShard
+from nanbeige_core.launch.ranks import rank
+from nanbeige_core.lineage.ledger import ROW_LEDGER, packed_ledger
 from nanbeige_core.megatron import parallel
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.frozen import FrozenModel
@@ -68,8 +70,16 @@ def run(job: Job) -> Outcome:
         tokens=config.epochs * sum(sum(count[1:]) for count in sets["pairs"].counts),
         history=history,
     )
+    if rank() == 0:
+        _write_ledger(job, packed["pairs"], steps)
     scores_after = measure_output(job, config.heldout)
     return dpd_report(Evidence(packed, history, before, after, scores_before, scores_after))
+
+
+def _write_ledger(job: Job, packed: PackedPairs, steps: list[list[int]]) -> None:
+    ids = [row["id"] for row in read_rows(job.inputs["pairs"].path / "pairs.parquet", ("id",))]
+    kept = [ids[index] for index in packed.kept]
+    packed_ledger(kept, sorted(set(ids) - set(kept)), packed.bins, steps).write(job.work / ROW_LEDGER)
 
 
 def require_one_tokenizer(student: Path, teacher: Path) -> None:

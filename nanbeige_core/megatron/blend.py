@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from nanbeige_core.megatron.batch import Batch
+from nanbeige_core.megatron.phase_ledger import PhasePlanned, SetOrder, SpanPlan
 from nanbeige_core.megatron.token_stream import TokenStream
 from nanbeige_core.recipe.configs.pretrain import PHASES, Phase, PhaseTokens
 from nanbeige_core.recipe.phase_plan import PhasePlan, Span
@@ -59,6 +60,10 @@ class Blend:
     def _count(self, samples: int, sets: int) -> NDArray[np.int64]:
         return np.bincount(self.sets[:samples], minlength=sets).astype(np.int64)
 
+    def layout(self) -> SetOrder:
+        """Return the order as a ledger keeps it."""
+        return SetOrder.endless(self.sets)
+
     def sample(self, index: int) -> tuple[int, int]:
         """Return (set, how many samples of that set came before) for sample `index`."""
         rounds, place = divmod(index, len(self.sets))
@@ -89,6 +94,16 @@ class BlendedSource:
     def ends(self) -> list[int]:
         """Return where each set's stream stands after the phase, in tokens."""
         return self.offsets[-1]
+
+    def planned(self) -> PhasePlanned:
+        """Return what the phase draws, as its ledger keeps it."""
+        spans = [
+            SpanPlan(*span, order=blend.layout(), begins=begins, ends=ends)
+            for span, blend, begins, ends in zip(
+                self.plan.spans, self.blends, self.offsets[:-1], self.offsets[1:], strict=True
+            )
+        ]
+        return PhasePlanned([stream.name for stream in self.streams], self.streams[0].order.seed, spans)
 
     def step_samples(self, step: int) -> tuple[Span, list[Position]]:
         """Return all samples of the phase's step number `step` (from 0)."""

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from nanbeige_core.contract import Job, Outcome, Plot, Runtime, Section
+from nanbeige_core.launch.ranks import rank
 from nanbeige_core.megatron import device, parallel, resume
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.blend import (
@@ -76,6 +77,8 @@ def run(job: Job) -> Outcome:
         extra={"ledger": ledger, "validation_losses": after, "phase": config.phase},
         with_optimizer=config.phase != "decay",
     )
+    if rank() == 0:
+        phase.source.planned().save(job.work)
     return report(config, phase, history, (before, after), mixture)
 
 

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from nanbeige_core.contract import Gain, Job, Outcome, Plot, Section
 from nanbeige_core.evals.exact_match import Scores
-from nanbeige_core.launch.ranks import gather_objects
+from nanbeige_core.launch.ranks import gather_objects, rank
+from nanbeige_core.lineage.ledger import ROW_LEDGER, packed_ledger
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.blend import BlendedSource, Mixture, phase_weights
 from nanbeige_core.megatron.held_out import compare_losses, measure_held_out, read_held_out
@@ -47,9 +48,7 @@ def run(job: Job) -> Outcome:
 
 def pretrain(job: Job, config: TeacherConfig, mixture: Mixture) -> tuple[History, Gain]:
     """Train on the token-weighted mean of the four blends under one WSD schedule; weights go to scratch."""
-    per_step = config.global_batch_size * config.sequence_length
-    steps = max(round(config.tokens / per_step), 1)
-    trainer = _open(job, config, mixture, _wsd(config, steps))
+    trainer = _open(job, config, mixture, _wsd(config, _pretraining_steps(config)))
     held_out = read_held_out(
         mixture,
         sequence_length=config.sequence_length,
@@ -57,7 +56,7 @@ def pretrain(job: Job, config: TeacherConfig, mixture: Mixture) -> tuple[History
         rows=job.runtime.micro_batch_size,
     )
     before = measure_held_out(trainer, held_out)
-    history = train_phase(_part(job, "pretrain", 0.0, 0.7), trainer, _phase(config, mixture, steps))
+    history = train_phase(_part(job, "pretrain", 0.0, 0.7), trainer, open_teacher_phase(config, mixture))
     gain = compare_losses(before, measure_held_out(trainer, held_out))
     trainer.save(job.scratch / "pretrained", tokenizer_fingerprint=mixture.tokenizer_fingerprint, stage=job.stage)
     return history, gain
@@ -98,6 +97,9 @@ def tune(job: Job, config: TeacherConfig, mixture: Mixture) -> Tuned:
         tokens=config.tokens,
         history=thin(history),
     )
+    if rank() == 0:
+        packed_ledger(train.ids, train.left_out, train.bins, steps).write(job.work / ROW_LEDGER)
+        open_teacher_phase(config, mixture).source.planned().save(job.work)
     return Tuned(history, _renamed(gain), len(train.samples))
 
 
@@ -128,12 +130,18 @@ def _wsd(config: TeacherConfig, steps: int) -> LrSchedule:
     )
 
 
-def _phase(config: TeacherConfig, mixture: Mixture, steps: int) -> Phase:
+def open_teacher_phase(config: TeacherConfig, mixture: Mixture) -> Phase:
+    """Open the sets of the teacher's one phase, from their beginnings."""
+    steps = _pretraining_steps(config)
     weights = phase_weights(mixture.content, "hq_stable", blend="vanilla", tokens=PhaseTokens.model_validate({}))
     plan = PhasePlan(0, [Span(steps, config.sequence_length, config.global_batch_size)])
     streams = [mixture.stream(name, seed=config.seed) for name in weights]
     source = BlendedSource(streams, list(weights.values()), [0] * len(streams), plan)
     return Phase(source, weights, dict.fromkeys(weights, 0), None)
+
+
+def _pretraining_steps(config: TeacherConfig) -> int:
+    return max(round(config.tokens / (config.global_batch_size * config.sequence_length)), 1)
 
 
 def _part(job: Job, name: str, begin: float, end: float) -> Job:

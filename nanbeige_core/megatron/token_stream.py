@@ -6,17 +6,13 @@ before every other one came once, and nothing is dropped at the end of an epoch.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanbeige_core.megatron import device
-
-
-class _Epoch(NamedTuple):
-    order: NDArray[np.int64]
-    ends: NDArray[np.int64]
+from nanbeige_core.megatron.document_order import DocumentOrder, Epoch
 
 
 class TokenStream:
@@ -30,47 +26,26 @@ class TokenStream:
         self.documents: Any = IndexedDataset(str(prefix))
         # a copy: the dataset unmaps its file when it goes, and a kept view would then crash the process
         self.lengths: NDArray[np.int64] = np.array(self.documents.sequence_lengths, dtype=np.int64)
-        self.tokens_per_epoch = int(self.lengths.sum())
+        self.order = DocumentOrder(self.name, self.lengths, seed=seed, shuffle=shuffle)
+        self.tokens_per_epoch = self.order.tokens_per_epoch
         if self.tokens_per_epoch == 0:
             raise ValueError(f"{prefix}.bin holds no tokens: leave an empty set out of mixture.json")
-        self.seed = seed
-        self.shuffle = shuffle
-        self.epochs: dict[int, _Epoch] = {}
 
     def read(self, position: int, count: int) -> NDArray[np.int64]:
         """Return `count` tokens from `position` on; epochs follow each other without a gap."""
         parts: list[NDArray[np.int64]] = []
         while count > 0:
             epoch, offset = divmod(position, self.tokens_per_epoch)
-            taken = self._read_within(self._epoch(epoch), offset, min(count, self.tokens_per_epoch - offset))
+            taken = self._read_within(self.order.epoch(epoch), offset, min(count, self.tokens_per_epoch - offset))
             parts.append(taken)
             position, count = position + len(taken), count - len(taken)
         return np.concatenate(parts)
 
     def documents_between(self, start: int, stop: int) -> list[int]:
         """Return the document numbers that a range of the stream touches, in order (repeated over epochs)."""
-        found: list[int] = []
-        while start < stop:
-            epoch, offset = divmod(start, self.tokens_per_epoch)
-            length = min(stop - start, self.tokens_per_epoch - offset)
-            order, ends = self._epoch(epoch)
-            first, last = np.searchsorted(ends, [offset, offset + length - 1], side="right")
-            found += order[first : last + 1].tolist()
-            start += length
-        return found
+        return self.order.between(start, stop)
 
-    def _epoch(self, number: int) -> _Epoch:
-        if number not in self.epochs:
-            order = np.arange(len(self.lengths), dtype=np.int64)
-            if self.shuffle:
-                order = np.random.default_rng([self.seed, number, *self.name.encode()]).permutation(order)
-            # a range spans at most two epochs in practice: keep those
-            for old in [epoch for epoch in self.epochs if epoch < number - 1]:
-                del self.epochs[old]
-            self.epochs[number] = _Epoch(order, np.cumsum(self.lengths[order]))
-        return self.epochs[number]
-
-    def _read_within(self, epoch: _Epoch, offset: int, count: int) -> NDArray[np.int64]:
+    def _read_within(self, epoch: Epoch, offset: int, count: int) -> NDArray[np.int64]:
         taken = np.empty(count, dtype=np.int64)
         index = int(np.searchsorted(epoch.ends, offset, side="right"))
         filled = 0

@@ -3,7 +3,7 @@
 Everything that can be known to be wrong before a stage runs is raised here, naming the place in the file.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +32,10 @@ class Stage:
     inputs: dict[str, str]
     config: IdentityConfig
     runtime: Runtime
+    adopted: str = ""
+    """Fingerprint (16 digits or more) of an artifact that stands in for the stage, which then has no inputs."""
+    stands_for: dict[str, str] = field(default_factory=dict[str, str])
+    """Inputs the stage would have had, were it not adopted."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,12 @@ class Recipe:
         """Return every stage that depends on `name`, directly or not."""
         self.stage(name)
         return {other for other in self.stages if name in self.ancestors(other)}
+
+    def needed(self) -> set[str]:
+        """Return the stages somebody reads: all but those that only adopted artifacts would have been made from."""
+        read = {up for stage in self.stages.values() for up in (*stage.inputs.values(), *stage.stands_for.values())}
+        last = set(self.stages) - read
+        return last.union(*(self.ancestors(name) for name in last))
 
     def stage(self, name: str) -> Stage:
         """Return a stage by name; raise RecipeError with the nearest known name otherwise."""
@@ -142,13 +152,28 @@ def _stage(name: str, values: Any, runtime: dict[str, Any], path: Path) -> Stage
     if uses not in STAGES:
         raise RecipeError(f"{place}.uses is {uses!r}, which is no stage type; {nearest(uses, STAGES)}")
     spec = STAGES[uses]
+    inputs = _checked_inputs(entry.inputs, spec, place)
+    adopted = _adopted(name, entry.adopted, place)
     return Stage(
         name=name,
         spec=spec,
-        inputs=_checked_inputs(entry.inputs, spec, place),
+        inputs={} if adopted else inputs,
         config=_validated(spec.config_class(), entry.config, f"{place}.config"),
         runtime=_validated(Runtime, {**runtime, **entry.runtime}, f"{place}.runtime"),
+        adopted=adopted,
+        stands_for=inputs if adopted else {},
     )
+
+
+def _adopted(name: str, value: str, place: str) -> str:
+    """Return the fingerprint of an `adopted:` value, which may be written as an address."""
+    stage, _, digits = value.rpartition("/")
+    if stage and stage != name:
+        raise RecipeError(
+            f"{place}.adopted is {value}, an artifact of stage {stage}: what stands in for {name} is registered for "
+            f"{name}. Run `nanbeige adopt {name} PATH` and write the fingerprint it prints."
+        )
+    return digits
 
 
 def _checked_inputs(inputs: dict[str, str], spec: StageSpec, place: str) -> dict[str, str]:

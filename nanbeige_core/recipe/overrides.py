@@ -1,4 +1,7 @@
-"""Overrides from a terminal or a form: `stage.field=value`, `stage.runtime.field=value`, `shared.field=value`."""
+"""Overrides from a terminal or a form: `stage.field=value`, `stage.runtime.field=value`, `shared.field=value`.
+
+`stage.adopted=<fingerprint>` puts an adopted artifact in the stage's place.
+"""
 
 from typing import Any
 
@@ -7,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from nanbeige_core.errors import RecipeError, nearest
 from nanbeige_core.stages import STAGES
+
+_ADOPTED = ".adopted"
 
 
 def apply_overrides(tree: DictConfig, overrides: list[str]) -> None:
@@ -23,7 +28,9 @@ def apply_overrides(tree: DictConfig, overrides: list[str]) -> None:
             )
         full_path = _full_path(tree, path.strip(), text)
         _own_copies(tree, full_path.split("."))
-        OmegaConf.update(tree, full_path, _parse(value, text), force_add=True)
+        # a fingerprint is text, though 12345678e1234567 would also read as a number
+        parsed = value.strip() if full_path.endswith(_ADOPTED) else _parse(value, text)
+        OmegaConf.update(tree, full_path, parsed, force_add=True)
 
 
 def _own_copies(tree: DictConfig, parts: list[str]) -> None:
@@ -45,7 +52,7 @@ def _full_path(tree: DictConfig, path: str, text: str) -> str:
     if head not in tree.stages:
         known = [*map(str, tree.stages), "shared"]
         raise RecipeError(f"override {text!r} names the stage {head!r}, which the recipe lacks; {nearest(head, known)}")
-    if rest.startswith("runtime."):
+    if rest.startswith("runtime.") or rest == "adopted":
         return f"stages.{head}.{rest}"
     rest = rest.removeprefix("config.")
     uses = tree.stages[head].get("uses") or head

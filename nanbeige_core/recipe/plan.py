@@ -12,6 +12,7 @@ from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.references import ArtifactRef, address
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import RecipeError
+from nanbeige_core.recipe.adopted import describe_adopted, find_adopted, is_adopted, require_one_vocabulary
 from nanbeige_core.recipe.fingerprint import fingerprint, identity_values
 from nanbeige_core.recipe.load import Recipe, Stage
 
@@ -77,11 +78,17 @@ def make_plan(recipe: Recipe, store: Store, selection: Selection | None = None) 
     is not there.
     """
     selection = selection or Selection()
-    chosen = _chosen(recipe, selection)
+    needed = recipe.needed()
+    chosen = _chosen(recipe, selection, needed)
     forced = chosen - _above(recipe, selection) if selection.force else set[str]()
     planned: dict[str, PlannedStage] = {}
     for name, stage in recipe.stages.items():
-        planned[name] = _plan_stage(stage, planned, store, skip=name not in chosen, forced=name in forced)
+        if stage.adopted:
+            planned[name] = _plan_adopted(stage, store)
+            continue
+        skip = "" if name in chosen else ("not selected" if name in needed else "only an adopted stage would read it")
+        planned[name] = _plan_stage(stage, planned, store, skip=skip, forced=name in forced)
+    require_one_vocabulary(recipe, {name: entry.reference for name, entry in planned.items()}, store)
     _require_upstream(recipe, planned, chosen)
     return Plan(recipe, planned)
 
@@ -97,7 +104,7 @@ def stage_identity(stage: Stage, input_fingerprints: dict[str, str]) -> dict[str
     }
 
 
-def _chosen(recipe: Recipe, selection: Selection) -> set[str]:
+def _chosen(recipe: Recipe, selection: Selection, needed: set[str]) -> set[str]:
     given = [name for name in (selection.start, selection.only, selection.until) if name]
     if len(given) > 1:
         raise RecipeError(f"give one of from, only and until, not several ({', '.join(given)})")
@@ -107,7 +114,7 @@ def _chosen(recipe: Recipe, selection: Selection) -> set[str]:
         return {selection.start} | recipe.descendants(selection.start)
     if selection.until:
         return {selection.until} | recipe.ancestors(selection.until)
-    return set(recipe.stages)
+    return needed
 
 
 def _above(recipe: Recipe, selection: Selection) -> set[str]:
@@ -116,7 +123,7 @@ def _above(recipe: Recipe, selection: Selection) -> set[str]:
 
 
 def _plan_stage(
-    stage: Stage, planned: dict[str, PlannedStage], store: Store, *, skip: bool, forced: bool
+    stage: Stage, planned: dict[str, PlannedStage], store: Store, *, skip: str, forced: bool
 ) -> PlannedStage:
     inputs = {name: planned[upstream].fingerprint for name, upstream in stage.inputs.items()}
     identity = stage_identity(stage, inputs)
@@ -125,7 +132,7 @@ def _plan_stage(
     reference = found.manifest.reference if found.manifest else None
     action: Action
     if skip:
-        action, causes = "SKIP", ("not selected",)
+        action, causes = "SKIP", (skip,)
     elif forced:
         action, causes = "RUN", ("forced",)
     elif found.manifest:
@@ -137,12 +144,19 @@ def _plan_stage(
     return PlannedStage(stage, identity, key, action, causes, reference, forced and not skip)
 
 
+def _plan_adopted(stage: Stage, store: Store) -> PlannedStage:
+    """Put the adopted artifact in the stage's place: a hit, whatever the recipe says of the stage itself."""
+    manifest = find_adopted(store, stage)
+    reason = f"adopted ({describe_adopted(manifest)})"
+    return PlannedStage(stage, manifest.identity, manifest.fingerprint, "HIT", (reason,), manifest.reference)
+
+
 def _causes(
     stage: Stage, identity: dict[str, Any], problem: str, store: Store, planned: dict[str, PlannedStage]
 ) -> tuple[str, ...]:
     if problem != "not there":
         return (f"the artifact exists but {problem}",)
-    earlier = store.manifests(stage.name)
+    earlier = [manifest for manifest in store.manifests(stage.name) if not is_adopted(manifest)]
     if not earlier:
         return ("never run",)
     difference = min((_differences(manifest, identity, stage) for manifest in earlier), key=len)

@@ -16,6 +16,11 @@ class StageEntry(_Section):
     inputs: dict[str, str] = Field(default_factory=dict, alias="in", description="Input name -> stage name.")
     config: dict[str, Any] = Field(default_factory=dict, description="Identity values.")
     runtime: dict[str, Any] = Field(default_factory=dict, description="Execution values, never fingerprinted.")
+    adopted: str = Field(
+        "",
+        pattern=r"^$|^([a-z0-9_]+/)?[0-9a-f]{16,64}$",
+        description="Fingerprint of an artifact that stands in for the stage; `nanbeige adopt` prints it.",
+    )
 
 
 class ProfileEntry(_Section):

@@ -18,6 +18,7 @@ from nanbeige_core.generate.engines import open_engine
 from nanbeige_core.generate.protocol import Engine
 from nanbeige_core.generate.transformers_engine import TransformersEngine
 from nanbeige_core.launch.ranks import barrier, gather_objects, rank, world_size
+from nanbeige_core.lineage.ledger import ROW_LEDGER, TRAINED, RowLedger
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.convert import hf_config
 from nanbeige_core.megatron.schedule import LrSchedule
@@ -33,6 +34,7 @@ from nanbeige_core.rl.reward_model_report import build_outcome, judge_pairs
 
 SPLITS = ("sft", "overall", "rl")
 """Splits a judge may learn from; held-out prompts stay unseen, they measure the RL stage."""
+NOT_DRAWN = "in the pairs, but drawn for no step"
 
 
 def run(job: Job) -> Outcome:
@@ -69,6 +71,7 @@ def run(job: Job) -> Outcome:
     if rank() == 0:
         verdict = {"token_a": tokens[0], "token_b": tokens[1], "template": TEMPLATE}
         (job.work / VERDICT_FILE).write_text(json.dumps(verdict, indent=1) + "\n")
+        _ledger(config, training).write(job.work / ROW_LEDGER)
     barrier()
     counts = {"prompts": len(rows), "training_pairs": len(training), "dropped_too_long": len(pairs) - len(fitting)}
     return build_outcome(before, after, losses, counts, judge)
@@ -150,8 +153,7 @@ def _train(
     loss = _make_loss(trainer, tokens)
     every = max(1, config.steps // 4)
     for step in range(len(losses), config.steps):
-        random = Random(f"{config.seed}:{step}")
-        chosen = random.sample(range(len(pairs)), config.pairs_per_step)
+        chosen = _chosen(config, len(pairs), step)
         mine = [pairs[index] for index in chosen[trainer.data_rank :: trainer.data_size]]
         weight = 1.0 / (2 * config.pairs_per_step)
         rows = pack_rows(
@@ -165,6 +167,20 @@ def _train(
         if (step + 1) % every == 0 and step + 1 < config.steps:
             trainer.save_resume(job.scratch / "resume", {"losses": losses})
     return losses
+
+
+def _chosen(config: RewardModelConfig, pairs: int, step: int) -> list[int]:
+    """Return the pairs of one step; no pair comes twice in a step."""
+    return Random(f"{config.seed}:{step}").sample(range(pairs), config.pairs_per_step)
+
+
+def _ledger(config: RewardModelConfig, pairs: Sequence[JudgePair]) -> RowLedger:
+    """Return the steps at which a pair of each prompt was trained on."""
+    steps: dict[str, list[int]] = {pair.prompt_id: [] for pair in pairs}
+    for step in range(config.steps):
+        for prompt_id in {pairs[index].prompt_id for index in _chosen(config, len(pairs), step)}:
+            steps[prompt_id].append(step + 1)
+    return RowLedger.of((key, TRAINED if taken else NOT_DRAWN, taken) for key, taken in steps.items())
 
 
 def _examples(

@@ -23,7 +23,7 @@ class SftRow(NamedTuple):
 
 
 class PackedSamples(NamedTuple):
-    """Encoded samples that fit the window, their domains, and which of them share a sequence."""
+    """Encoded samples that fit the window, their domains, which of them share a sequence, and the ids of all."""
 
     samples: list[EncodedSample]
     domains: list[str]
@@ -31,6 +31,8 @@ class PackedSamples(NamedTuple):
     supervised_in_bin: list[int]
     dropped: int
     truncated: int
+    ids: list[str]
+    left_out: list[str]
 
     @property
     def fill(self) -> float:
@@ -59,8 +61,10 @@ def pack_samples(
     bins = pack_best_fit([len(sample.ids) for sample in fitted.samples], sequence_length)
     # position 0 of a sample is never a target, and is never supervised either: it is a turn marker
     supervised = [sum(sum(fitted.samples[index].mask[1:]) for index in row) for row in bins]
-    domains = [rows[order[index]].domain for index in fitted.kept]
-    return PackedSamples(fitted.samples, domains, bins, supervised, fitted.dropped, fitted.truncated)
+    kept = [rows[order[index]] for index in fitted.kept]
+    ids, domains = [row.id for row in kept], [row.domain for row in kept]
+    left_out = sorted({row.id for row in rows} - set(ids))
+    return PackedSamples(fitted.samples, domains, bins, supervised, fitted.dropped, fitted.truncated, ids, left_out)
 
 
 def domain_batches(packed: PackedSamples, *, sequence_length: int, micro_batch_size: int) -> dict[str, list[Batch]]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from nanbeige_core.contract import Job, Outcome, Plot, Section
 from nanbeige_core.evals.exact_match import Scores
 from nanbeige_core.launch.ranks import rank
+from nanbeige_core.lineage.ledger import ROW_LEDGER, packed_ledger
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
@@ -54,6 +55,9 @@ def run(job: Job) -> Outcome:
         tokens=tokens,
         history=_thin(history),
     )
+    if rank() == 0:
+        train = prepared.train
+        packed_ledger(train.ids, train.left_out, train.bins, prepared.steps).write(job.work / ROW_LEDGER)
     after = measure_output(job, config.heldout)
     return _report(job, config, prepared, history, (losses_before, losses_after), (before, after))
 
