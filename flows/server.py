@@ -64,13 +64,16 @@ def prefect_server(port: int | None = None) -> Generator[str]:
     if configured:
         yield configured
         return
-    with _lock(home / "server.lock") as mine:
-        if mine is None:
-            with _as_user(home) as url:
+    while True:
+        with _lock(home / "server.lock") as mine:
+            if mine is not None:
+                with _server(home, port, mine) as server:
+                    yield server.url
+                return
+        with _as_user(home) as url:
+            if url is not None:
                 yield url
-            return
-        with _server(home, port, mine) as server:
-            yield server.url
+                return
 
 
 @contextmanager
@@ -95,6 +98,7 @@ def start_server(port: int | None = None) -> Generator[Server]:
 
 @contextmanager
 def _server(home: Path, port: int | None, lock: IO[str]) -> Generator[Server]:
+    _write(lock, {})
     chosen = _port(port)
     url = f"http://127.0.0.1:{chosen}/api"
     log_path = home / "server.log"
@@ -149,11 +153,17 @@ def _lock(path: Path) -> Generator[IO[str] | None]:
 
 
 @contextmanager
-def _as_user(home: Path) -> Generator[str]:
-    """Yield the URL of the server another command runs, and keep that command from stopping it meanwhile."""
+def _as_user(home: Path) -> Generator[str | None]:
+    """Yield the URL of the server another command runs, and keep that command from stopping it meanwhile.
+
+    Yields None when that command has ended.
+    """
     with (home / "users.lock").open("a+") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         url = _wait_for_url(home)
+        if url is None:
+            yield None
+            return
         os.environ["PREFECT_API_URL"] = url
         try:
             yield url
@@ -178,12 +188,15 @@ def _wait_for_users(home: Path) -> None:
                 return
 
 
-def _wait_for_url(home: Path) -> str:
+def _wait_for_url(home: Path) -> str | None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         url = _state(home).get("url")
         if url and _healthy(url):
             return url
+        with _lock(home / "server.lock") as free:
+            if free is not None:
+                return None
         time.sleep(0.3)
     raise RecipeError(
         f"another command holds {home / 'server.lock'}, but its Prefect server did not answer within "

@@ -52,6 +52,7 @@ class StageCall(BaseModel):
             made: Made = execute(
                 self.order, given, self.open_store(), progress=progress, log=logger.info, start=WORKERS.start
             )
+            progress(1.0, "done")
         logger.info("%s: %s in %.1f s", self.order.stage, made.manifest.reference.address, made.manifest.seconds)
         publish_report(made.manifest, self.open_store())
         return made.manifest.reference

@@ -66,7 +66,7 @@ def publish_report(manifest: Manifest, store: Store) -> None:
         folder / "report.html",
         key=artifact_key("page", stage),
         text=f"Report of {stage}",
-        description=f"{store.url}/{manifest.reference.address}",
+        description=f"{stage}: the report as a page of its own",
     )
 
 

@@ -81,6 +81,17 @@ class Service:
             check=False,
         )
 
+    def hold(self, code: str) -> "subprocess.Popen[str]":
+        """Start a process that prints a line and ends when its standard input is closed."""
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=self.folder,
+            env=self.environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
     def arguments(self, port: int) -> list[str]:
         return ["up", "--file", str(self.file), "--store", str(self.store), "--port", str(port)]
 

@@ -92,7 +92,7 @@ def test_a_stage_publishes_report_numbers_progress_and_a_link_that_opens(page: P
         "progress-ingest": "progress",
         "page-ingest": "markdown",
     }
-    page.goto(f"{up.url}/v2/artifacts/artifact/{kinds['page-ingest']['id']}")
+    page.goto(f"{up.url}/v2/artifacts/artifact/{kinds['page-ingest']['latest_id']}")
     address = page.get_by_role("link", name="Report of ingest").get_attribute("href")
     assert address is not None
     page.goto(address)

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import subprocess
 import urllib.error
 
 import psutil
@@ -87,3 +88,31 @@ def test_a_killed_up_leaves_no_process(up: Service) -> None:
     family = up.processes()
     family[0].send_signal(signal.SIGKILL)
     assert psutil.wait_procs(family, timeout=60)[1] == []
+
+
+HOLD = """
+import sys
+from flows.server import prefect_server
+with prefect_server() as url:
+    print(url, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_commands_in_one_folder_share_a_server_which_ends_with_the_last_of_them(service: Service) -> None:
+    if service.process is not None and service.process.poll() is None:
+        service.end(signal.SIGTERM)
+    first, second = (service.hold(HOLD) for _ in range(2))
+    lines = [holder.stdout.readline().strip() for holder in (first, second)]
+    assert lines[0] == lines[1] != ""
+    server = [child for holder in (first, second) for child in psutil.Process(holder.pid).children()]
+    assert len(server) == 1
+    owner, user = (first, second) if server[0].ppid() == first.pid else (second, first)
+    owner.stdin.close()
+    assert server[0].is_running()
+    with pytest.raises(subprocess.TimeoutExpired):
+        owner.wait(timeout=3)
+    user.stdin.close()
+    assert user.wait(timeout=60) == 0
+    assert owner.wait(timeout=60) == 0
+    assert not server[0].is_running()
