@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from flows.parameters import RECIPE_FILE
 from flows.server import prefect_server
 
 
@@ -48,15 +49,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", default="store", help="a store in which every stage of the profile is present")
     parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--file", default=str(RECIPE_FILE), help="the recipe file the store was made with")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     with prefect_server():
-        from flows.parameters import RECIPE_FILE
         from flows.pipeline import plan_run, recipe
         from nanbeige_core.recipe.plan import Selection
 
         def plan() -> Any:
-            return plan_run(str(RECIPE_FILE), arguments.profile, [], arguments.store, Selection())
+            return plan_run(arguments.file, arguments.profile, [], arguments.store, Selection())
 
         made = plan()
         if made.to_run:
@@ -65,7 +66,7 @@ def main() -> None:
             "plan": plan,
             "bare 12": bare_flow(12),
             f"bare {len(made.stages)}": bare_flow(len(made.stages)),
-            "cached rerun": lambda: recipe(profile=arguments.profile, store=arguments.store),
+            "cached rerun": lambda: recipe(profile=arguments.profile, file=arguments.file, store=arguments.store),
         }
         for function in flows.values():
             function()

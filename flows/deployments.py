@@ -113,9 +113,11 @@ def _create_zombie_automation(client: SyncPrefectClient) -> None:
                 threshold=1,
                 within=timedelta(seconds=_SILENT_SECONDS),
             ),
-            actions=[
+            actions=[  # type: ignore[arg-type] (a list of one of the union's members)
                 ChangeFlowRunState(
+                    name=None,
                     state=StateType.CRASHED,
+                    force=False,
                     message="Its process is gone. Finished stages are kept: press Retry, or run it again, to go on.",
                 )
             ],

@@ -7,6 +7,7 @@ from typing import Any
 from prefect.exceptions import CancelledRun, CrashedRun, FailedRun, UnfinishedRun
 from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
+from prefect.utilities.annotations import quote
 
 from nanbeige_core.artifacts.references import ArtifactRef
 from nanbeige_core.errors import StageError
@@ -52,7 +53,7 @@ def _submit(plan: Plan, result: RunResult, *, store: str, cache: Path) -> "dict[
             for name, upstream in planned.stage.inputs.items()
         }
         task = configured(TASKS[planned.stage.spec.uses], call)
-        futures[planned.name] = task.submit(call=call, **inputs)
+        futures[planned.name] = task.submit(call=quote(call), **inputs)  # quoted: there is no future to look for in it
     return futures
 
 

@@ -38,6 +38,7 @@ def serve(*, file: Path, store: str, port: int | None, cores: int | None, say: C
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)  # a shell that starts `up` in the background has it ignored
     try:
         _serve(file=file, store=store, port=port, cores=cores, say=say)
     except KeyboardInterrupt:

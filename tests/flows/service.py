@@ -122,12 +122,12 @@ class Service:
         return [parent, *parent.children(recursive=True)]
 
     def end(self, number: signal.Signals) -> list[psutil.Process]:
-        """Send `up` a signal and return which of its processes are still there half a minute later."""
+        """Send `up` a signal and return which of its processes are still there a minute later."""
         family = self.processes()
         assert self.process is not None
         self.process.send_signal(number)
-        self.process.wait(timeout=60)
-        return psutil.wait_procs(family, timeout=30)[1]
+        self.process.wait(timeout=120)
+        return psutil.wait_procs(family, timeout=60)[1]
 
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str = "") -> Any:
         """Call the server's API: GET without a body, else POST."""

@@ -113,8 +113,8 @@ def test_one_stage_from_the_form_runs_alone(page: Page, up: Service) -> None:
 
 def test_a_plan_only_run_draws_the_plan_and_executes_nothing(page: Page, up: Service) -> None:
     open_form(page, up, "full")
-    page.get_by_role("switch").nth(1).click()
-    page.get_by_role("textbox").last.fill("quality_tagging.ridge=0.7")
+    page.get_by_label("Plan only").click()
+    page.get_by_label("Overrides").fill("quality_tagging.ridge=0.7")
     run = up.ended(submit(page, up))
     assert run["name"] == "laptop · all stages · plan only"
     assert up.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}}) == []
@@ -139,10 +139,11 @@ def test_a_wrong_request_fails_at_once_with_its_reason(
     if deployment == "stage":
         page.get_by_role("button", name="Select Stage").click()
         page.get_by_role("option", name="quality_tagging").click()
-    page.get_by_role("textbox").last.fill(text)
+    page.get_by_label("Overrides").fill(text)
     run = up.ended(submit(page, up))
     assert run["state_type"] == "FAILED"
-    open_run(page, up, run["id"], "Details")
+    assert words in run["state"]["message"]
+    open_run(page, up, run["id"], "Logs")
     expect(page.get_by_text(words).first).to_be_visible()
 
 

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.flows.service import Service, wait_for
+from tests.flows.test_pipeline import wait_until_gone
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -66,7 +67,7 @@ def test_sigterm_leaves_no_process_and_keeps_each_schedule_as_it_was(up: Service
 
 def running_stage(up: Service) -> str:
     """Start a run that executes a stage, wait until the stage's process works, and return the run."""
-    run = start_run(up, "stage", stage="ingest", overrides="ingest.seed=77")
+    run = start_run(up, "stage", stage="ingest")
     wait_for(lambda: list(up.store.glob("ingest/*.work/.control/job.json")), 120)
     return run
 
@@ -82,12 +83,11 @@ def test_ctrl_c_stops_a_running_stage_and_the_next_up_can_go_on(up: Service) -> 
 
 
 def test_a_killed_up_leaves_no_process(up: Service) -> None:
-    run_ids = {process.pid for process in up.processes()}
-    start_run(up, "stage", stage="ingest")
-    wait_for(lambda: {process.pid for process in up.processes()} - run_ids, 60)
+    running_stage(up)
     family = up.processes()
     family[0].send_signal(signal.SIGKILL)
-    assert psutil.wait_procs(family, timeout=60)[1] == []
+    assert psutil.wait_procs(family, timeout=120)[1] == []
+    assert wait_until_gone(str(up.folder))
 
 
 HOLD = """
