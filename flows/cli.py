@@ -127,15 +127,22 @@ def sweep(
 
 
 @app.command()
-def up(store: StoreOption = "store", port: PortOption = 0) -> None:
-    """Start the Prefect server and serve the deployments, so that runs can be triggered from the UI. Ctrl-C stops."""
-    from flows.server import start_server
+def up(
+    file: FileOption = RECIPE_FILE,
+    store: StoreOption = "store",
+    port: PortOption = 0,
+    cores: Annotated[int, typer.Option("--cores", min=0, help="Cores all runs share; 0: those of this machine.")] = 0,
+) -> None:
+    """Start Prefect's server, a worker and the deployments, so that runs start from the UI. Ctrl-C stops."""
+    from flows.service import serve
 
-    with start_server(port or None) as url:
-        console.print(f"Prefect UI: {url.removesuffix('/api')}/v2/deployments   (Ctrl-C stops)", highlight=False)
-        from flows.deployments import serve_deployments
-
-        serve_deployments(store)
+    serve(
+        file=file,
+        store=store,
+        port=port or None,
+        cores=cores or None,
+        say=lambda text: console.print(text, highlight=False, soft_wrap=True),
+    )
 
 
 @app.command()

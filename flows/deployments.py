@@ -1,44 +1,175 @@
-"""Deployments for the UI: the full recipe, one stage, and sweeps with their cron schedules."""
+"""What `up` puts on the Prefect server: work pool, core slots, zombie automation, deployments with their schedules.
 
+Doing it again changes nothing that a person changed in the UI: a paused schedule stays paused, an added one stays.
+"""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
-from prefect import serve
-from prefect.schedules import Cron
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, GlobalConcurrencyLimitUpdate, WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.workers.process import ProcessWorker
 
-from flows.parameters import RECIPE_FILE, Profile, Sweep
+from flows.form import form_schema
+from flows.parameters import ROOT
 from flows.pipeline import recipe, stage
 from flows.sweep import sweep
-from nanbeige_core.recipe.schema import ScheduleEntry
+from flows.tied import tied_command
+from nanbeige_core.recipe.schema import RecipeFile, ScheduleEntry
+from tasks.core_slots import CORES_LIMIT
+
+POOL = "local"
+FLOW = "recipe"
+_SILENT_SECONDS = 90  # three heartbeats
+_ENDED = tuple(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed"))
+_HEARTBEAT = "prefect.flow-run.heartbeat"
 
 
-def serve_deployments(store: str) -> None:
-    """Register `recipe/full`, `stage/one` and `sweep/nightly` and execute what is triggered, until interrupted."""
-    absolute = store if "://" in store else str(Path(store).absolute())
-    defaults = {"store": absolute, "file": str(RECIPE_FILE)}
-    schedules = [
-        Cron(entry.cron, parameters={"sweep": entry.sweep}, slug=name)
-        for name, entry in _schedules().items()
-        if entry.sweep
+@dataclass(frozen=True)
+class Deployment:
+    """One entry of the UI's list of deployments."""
+
+    name: str
+    function: Any
+    description: str
+    schedules: dict[str, ScheduleEntry]
+
+    @property
+    def entrypoint(self) -> str:
+        """Return where the flow is imported from."""
+        return f"{self.function.__module__}.{self.function.__name__}"
+
+
+def deployments(file: RecipeFile) -> list[Deployment]:
+    """Return `recipe/full`, `recipe/stage` and, where the file has sweeps, `recipe/sweep`."""
+    of_sweeps = {name: entry for name, entry in file.schedules.items() if entry.sweep}
+    of_recipe = {name: entry for name, entry in file.schedules.items() if not entry.sweep}
+    found = [
+        Deployment("full", recipe, "The whole recipe, or a part of it; cached stages are reused.", of_recipe),
+        Deployment("stage", stage, "One stage on cached upstream artifacts.", {}),
     ]
-    serve(
-        _flow(recipe).to_deployment("full", parameters={**defaults, "profile": next(iter(Profile)).value}),
-        _flow(stage).to_deployment("one", parameters=defaults),
-        _flow(sweep).to_deployment(
-            "nightly",
-            parameters={**defaults, "sweep": next(iter(Sweep)).value},
-            schedules=schedules,
-        ),
-        limit=2,
+    if file.sweeps:
+        found.append(Deployment("sweep", sweep, "An ablation: arms times seeds, compared on one metric.", of_sweeps))
+    return found
+
+
+def register(file: RecipeFile, *, path: Path, store: str, cores: int) -> list[str]:
+    """Create or refresh everything `up` needs on the server; return the deployments' names.
+
+    Args:
+        file: The recipe file; its names become the forms' enums, its schedules the deployments'.
+        path: Where the recipe file lies; each run reads it again.
+        store: Folder or URL of the artifacts, absolute.
+        cores: How many cores all runs of this server may use at once.
+    """
+    with get_client(sync_client=True) as client:
+        _create_pool(client)
+        _set_core_slots(client, cores)
+        _create_zombie_automation(client)
+        flow_id = client.create_flow_from_name(FLOW)
+        for deployment in deployments(file):
+            _deploy(client, flow_id, deployment, file, {"file": str(path), "store": store})
+    return [f"{FLOW}/{deployment.name}" for deployment in deployments(file)]
+
+
+def _create_pool(client: SyncPrefectClient) -> None:
+    template = ProcessWorker.get_default_base_job_template()
+    try:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+    except ObjectAlreadyExists:
+        return
+
+
+def _set_core_slots(client: SyncPrefectClient, cores: int) -> None:
+    client.upsert_global_concurrency_limit_by_name(CORES_LIMIT, cores)
+    client.update_global_concurrency_limit(CORES_LIMIT, GlobalConcurrencyLimitUpdate(active=True))
+
+
+def _create_zombie_automation(client: SyncPrefectClient) -> None:
+    """Mark a run CRASHED whose process is gone: it has sent a heartbeat, and then neither another nor an end."""
+    name = "runs whose process is gone"
+    if client.read_automations_by_name(name):
+        return
+    client.create_automation(
+        AutomationCore(
+            name=name,
+            description="A run that stops sending heartbeats is marked Crashed, so that it can be started again.",
+            trigger=EventTrigger(
+                match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+                for_each={"prefect.resource.id"},
+                after={_HEARTBEAT},
+                expect={_HEARTBEAT, *_ENDED},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=timedelta(seconds=_SILENT_SECONDS),
+            ),
+            actions=[  # type: ignore[arg-type] (a list of one of the union's members)
+                ChangeFlowRunState(
+                    name=None,
+                    state=StateType.CRASHED,
+                    force=False,
+                    message="Its process is gone. Finished stages are kept: press Retry, or run it again, to go on.",
+                )
+            ],
+        )
     )
 
 
-def _flow(function: Any) -> Any:
-    """Return a flow under its real type, which the decorator's overloads lose for enum parameters."""
-    return function
+def _deploy(
+    client: SyncPrefectClient, flow_id: Any, deployment: Deployment, file: RecipeFile, parameters: dict[str, Any]
+) -> None:
+    name = f"{FLOW}/{deployment.name}"
+    try:
+        existing = client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        paused, kept = False, []
+    else:
+        paused, kept = existing.paused, client.read_deployment_schedules(existing.id)
+    client.create_deployment(
+        flow_id=flow_id,
+        name=deployment.name,
+        description=deployment.description,
+        entrypoint=deployment.entrypoint,
+        pull_steps=[],
+        work_pool_name=POOL,
+        job_variables={"command": _command(), "working_dir": str(ROOT)},
+        parameters=parameters,
+        parameter_openapi_schema=form_schema(deployment.function, file),
+        enforce_parameter_schema=True,
+        paused=paused,
+        schedules=_schedules(deployment, kept),
+    )
 
 
-def _schedules() -> dict[str, ScheduleEntry]:
-    tree = yaml.safe_load(RECIPE_FILE.read_text(encoding="utf-8")).get("schedules") or {}
-    return {name: ScheduleEntry.model_validate(value) for name, value in tree.items()}
+def _command() -> str:
+    """Return how the worker starts a run: as a process that ends when the worker does."""
+    return shlex.join(tied_command([sys.executable, "-m", "prefect.engine"], "TERM"))
+
+
+def _schedules(deployment: Deployment, kept: list[Any]) -> list[DeploymentScheduleCreate]:
+    """Return the recipe's schedules, each active as it was left in the UI, and those that were added in the UI."""
+    active = {schedule.slug: schedule.active for schedule in kept if schedule.slug}
+    added = [
+        DeploymentScheduleCreate(schedule=schedule.schedule, active=schedule.active, parameters=schedule.parameters)
+        for schedule in kept
+        if not schedule.slug
+    ]
+    return added + [
+        DeploymentScheduleCreate(
+            schedule=CronSchedule(cron=entry.cron, timezone=entry.timezone),
+            slug=name,
+            active=active.get(name, True),
+            parameters={"sweep": entry.sweep} if entry.sweep else {"profile": entry.profile},
+        )
+        for name, entry in deployment.schedules.items()
+    ]

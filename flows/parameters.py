@@ -1,27 +1,19 @@
-"""What a person can choose in the run form: enums read from `pipelines.yaml`, so that the form lists what exists."""
+"""What a person gives a flow: names in the recipe file, and overrides as lines."""
 
-from enum import Enum
 from pathlib import Path
-
-import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE_FILE = ROOT / "pipelines.yaml"
 ALL = "(all)"
 
-_TREE = yaml.safe_load(RECIPE_FILE.read_text(encoding="utf-8"))
 
-
-def _choices(title: str, names: list[str]) -> type[Enum]:
-    return Enum(title, {name: name for name in names}, type=str)  # type: ignore[return-value]
-
-
-Profile = _choices("Profile", list(_TREE["profiles"]))
-Stage = _choices("Stage", [ALL, *_TREE["stages"]])
-Sweep = _choices("Sweep", list(_TREE.get("sweeps") or {"none": None}))
-
-
-def stage_or_none(choice: str | Enum) -> str | None:
+def stage_or_none(choice: str) -> str | None:
     """Return a stage name, or None for the sentinel that means the whole recipe."""
-    name = choice.value if isinstance(choice, Enum) else choice
-    return None if name == ALL else name
+    return None if choice in (ALL, "") else choice
+
+
+def override_lines(overrides: str | list[str], seed: int | None = None) -> list[str]:
+    """Return overrides one by one, from a text with one per line or from a list; a seed becomes the last of them."""
+    lines = overrides.splitlines() if isinstance(overrides, str) else overrides
+    given = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    return given if seed is None else [*given, f"shared.seed={seed}"]

@@ -1,8 +1,8 @@
 """The flows a person triggers: the full recipe, and one stage of it."""
 
 import time
-from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -10,79 +10,98 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.parameters import ALL, RECIPE_FILE, Profile, Stage, stage_or_none
+from flows.parameters import ALL, RECIPE_FILE, override_lines, stage_or_none
 from flows.running import RunResult, run_plan
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.recipe.plan import Plan, Selection, make_plan
-from nanbeige_core.report.plan_report import plan_markdown, plan_rows
+from nanbeige_core.report.plan_report import plan_markdown, plan_rows, plan_sentence
 from nanbeige_core.report.run_report import summary_rows, write_run_report
+from tasks.publish import publish_link
 
 DEFAULT_STORE = "store"
-_LAPTOP = Profile("laptop")
-_ALL = Stage(ALL)
+_SUMMARY_COLUMNS = ("stage", "now", "before -> after", "seconds", "tokens", "artifact")  # the UI cuts off on the right
 _WORKERS = 48  # more than the number of stages: a thread that waits for cores or a lock must not block another stage
 
 
-@flow(name="recipe", task_runner=ThreadPoolTaskRunner(max_workers=_WORKERS))  # type: ignore[arg-type]
+_WORDS = {"stage": "stage", "only": "stage", "start_from": "from", "until": "until"}
+
+
+def _run_name() -> str:
+    """Say in the list of runs what each one is: profile, which part of the recipe, and whether it only plans."""
+    values: dict[str, Any] = flow_run.parameters
+    part = [f"{word} {values[name]}" for name, word in _WORDS.items() if values.get(name, ALL) not in (ALL, "")]
+    plan_only = ["plan only"] if values.get("plan_only") else []
+    return " · ".join([str(values.get("profile", "")), ", ".join(part) or "all stages", *plan_only])
+
+
+@flow(name="recipe", flow_run_name=_run_name, task_runner=ThreadPoolTaskRunner(max_workers=_WORKERS))  # type: ignore[arg-type]
 def recipe(
-    profile: Profile = _LAPTOP,  # type: ignore[valid-type]
-    start_from: Stage = _ALL,  # type: ignore[valid-type]
-    until: Stage = _ALL,  # type: ignore[valid-type]
-    only: Stage = _ALL,  # type: ignore[valid-type]
+    profile: str = "laptop",
+    start_from: str = ALL,
+    until: str = ALL,
+    only: str = ALL,
     force: bool = False,
-    overrides: list[str] | None = None,
     plan_only: bool = False,
+    seed: int | None = None,
+    overrides: str | list[str] = "",
     file: str = str(RECIPE_FILE),
     store: str = DEFAULT_STORE,
 ) -> list[str]:
-    """Run the recipe, or the chosen part of it; what is already in the store is not made again.
+    """Run the recipe, or the chosen part of it. What is already in the store is not made again.
+
+    Give at most one of From, Until and Only. A run that fails or is stopped is gone on with by running it again.
 
     Args:
         profile: The size of everything: laptop, one GPU box, or the report's own.
-        start_from: Run this stage and all that depend on it; what comes before must be there.
+        start_from: Run this stage and all that depend on it; what comes before must be in the store.
         until: Run this stage and all it depends on.
-        only: Run this one stage; what comes before must be there.
-        force: Make the selected stages again even if they are there.
-        overrides: Recipe values to change, one per line, such as dpd.beta=0.2.
-        plan_only: Show what would run and stop.
+        only: Run this one stage; what comes before must be in the store.
+        force: Make the selected stages again even if they are in the store.
+        plan_only: Show which stages would run, and why, and stop there.
+        seed: Another seed for every stage; empty keeps the recipe's own.
+        overrides: Recipe values to change, one per line: stage.field=value, for example dpd.beta=0.2
         file: The recipe file.
         store: Where artifacts are kept: a folder or any fsspec URL.
     """
     selection = Selection(stage_or_none(start_from), stage_or_none(only), stage_or_none(until), force)
-    plan = plan_run(file, str(getattr(profile, "value", profile)), overrides or [], store, selection)
-    _show_plan(plan)
-    if plan_only:
-        return [planned.name for planned in plan.to_run]
-    started = time.monotonic()
-    result = run_plan(plan, store=store, cache=cache_directory(store))
-    _finish(plan, result, store, time.monotonic() - started)
-    return result.executed
+    return _run(file, profile, override_lines(overrides, seed), store, selection, plan_only=plan_only)
 
 
-@flow(name="stage", task_runner=ThreadPoolTaskRunner(max_workers=_WORKERS))  # type: ignore[arg-type]
+@flow(name="recipe", flow_run_name=_run_name, task_runner=ThreadPoolTaskRunner(max_workers=_WORKERS))  # type: ignore[arg-type]
 def stage(
-    stage: Stage,  # type: ignore[valid-type]
-    profile: Profile = _LAPTOP,  # type: ignore[valid-type]
+    stage: str,
+    profile: str = "laptop",
     force: bool = True,
-    overrides: list[str] | None = None,
+    plan_only: bool = False,
+    seed: int | None = None,
+    overrides: str | list[str] = "",
     file: str = str(RECIPE_FILE),
     store: str = DEFAULT_STORE,
 ) -> list[str]:
-    """Run one stage from cached upstream artifacts.
+    """Run one stage on artifacts that are already in the store.
 
     Args:
-        stage: The stage.
-        profile: The profile whose artifacts are read.
-        force: Make it again even if it is there.
-        overrides: Recipe values to change, one per line, such as dpd.beta=0.2.
+        stage: The stage to run.
+        profile: The profile whose artifacts are read and made.
+        force: Make the artifact again even if it is in the store.
+        plan_only: Show what would run, and why, and stop there.
+        seed: Another seed for every stage, upstream included; empty keeps the recipe's own.
+        overrides: Recipe values to change, one per line: stage.field=value, for example dpd.beta=0.2
         file: The recipe file.
         store: Where artifacts are kept: a folder or any fsspec URL.
     """
-    name = stage.value if isinstance(stage, Enum) else str(stage)
-    selection = Selection(only=name, force=force)
-    plan = plan_run(file, str(getattr(profile, "value", profile)), overrides or [], store, selection)
+    selection = Selection(only=stage, force=force)
+    return _run(file, profile, override_lines(overrides, seed), store, selection, plan_only=plan_only)
+
+
+def _run(
+    file: str, profile: str, overrides: list[str], store: str, selection: Selection, *, plan_only: bool
+) -> list[str]:
+    plan = plan_run(file, profile, overrides, store, selection)
     _show_plan(plan)
+    if plan_only:
+        return [planned.name for planned in plan.to_run]
     started = time.monotonic()
     result = run_plan(plan, store=store, cache=cache_directory(store))
     _finish(plan, result, store, time.monotonic() - started)
@@ -105,14 +124,16 @@ def _show_plan(plan: Plan) -> None:
     log = get_run_logger()
     for row in plan_rows(plan):
         log.info("%-7s %-26s %s", row["action"], row["stage"], row["why"])
-    create_markdown_artifact(plan_markdown(plan), key="plan", description="What runs, what is reused, and why")
+    create_markdown_artifact(plan_markdown(plan), key="plan", description=plan_sentence(plan))
 
 
 def _finish(plan: Plan, result: RunResult, store: str, seconds: float) -> None:
     opened = Store(store, cache_directory(store))
     manifests = {name: opened.open(reference)[0] for name, reference in result.references.items()}
     rows = summary_rows(plan, manifests, result.executed)
-    create_table_artifact([dict(row) for row in rows], key="summary", description="Every stage: before and after")
+    shown = [{column: row[column] for column in _SUMMARY_COLUMNS} for row in rows]
+    create_table_artifact(shown, key="summary", description="Every stage: before and after")
     run_id = str(flow_run.id or "local")
     page = write_run_report(plan, manifests, result.executed, cache_directory(store).parent / "runs" / run_id, seconds)
+    publish_link(page, key="run-report", text="The whole run on one page", description="The whole run on one page")
     get_run_logger().info("report: %s", page)

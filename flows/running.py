@@ -7,11 +7,13 @@ from typing import Any
 from prefect.exceptions import CancelledRun, CrashedRun, FailedRun, UnfinishedRun
 from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
+from prefect.utilities.annotations import quote
 
 from nanbeige_core.artifacts.references import ArtifactRef
 from nanbeige_core.errors import StageError
 from nanbeige_core.launch.execute import Order
 from nanbeige_core.recipe.plan import Plan, PlannedStage
+from tasks.core_slots import CORE_SLOTS
 from tasks.hand_off import StageCall, configured
 from tasks.registry import TASKS
 from tasks.workers import WORKERS
@@ -33,7 +35,7 @@ def run_plan(plan: Plan, *, store: str, cache: Path) -> RunResult:
     result = RunResult(executed=[planned.name for planned in plan.to_run])
     with WORKERS.opened((planned.stage.spec.uses, planned.stage.runtime) for planned in plan.to_run):
         futures = _submit(plan, result, store=store, cache=cache)
-        wait(list(futures.values()))
+        _wait_for(list(futures.values()))
     _collect(plan, futures, result)
     return result
 
@@ -51,8 +53,22 @@ def _submit(plan: Plan, result: RunResult, *, store: str, cache: Path) -> "dict[
             for name, upstream in planned.stage.inputs.items()
         }
         task = configured(TASKS[planned.stage.spec.uses], call)
-        futures[planned.name] = task.submit(call=call, **inputs)
+        futures[planned.name] = task.submit(call=quote(call), **inputs)  # quoted: there is no future to look for in it
     return futures
+
+
+def _wait_for(futures: list["PrefectFuture[Any]"]) -> None:
+    """Wait for all stages; when the run is stopped, stop them at their resume points first.
+
+    A signal reaches the main thread only: the threads that wait for stages would start further ones, and a stage whose
+    parent dies is killed without writing its resume point.
+    """
+    try:
+        wait(futures)
+    except BaseException:
+        CORE_SLOTS.close()
+        WORKERS.stop()
+        raise
 
 
 def make_order(planned: PlannedStage) -> Order:

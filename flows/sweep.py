@@ -1,6 +1,5 @@
 """Sweeps: arms times seeds of a recipe, sharing every common ancestor once, compared on one metric."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.parameters import RECIPE_FILE, Sweep
+from flows.parameters import RECIPE_FILE, override_lines
 from flows.pipeline import DEFAULT_STORE, cache_directory
 from flows.running import run_plan
 from nanbeige_core.artifacts.store import Store
@@ -21,8 +20,8 @@ from nanbeige_core.recipe.schema import SweepArm, SweepEntry
 
 @flow(name="sweep", task_runner=ThreadPoolTaskRunner(max_workers=48))  # type: ignore[arg-type]
 def sweep(
-    sweep: Sweep,  # type: ignore[valid-type]
-    overrides: list[str] | None = None,
+    sweep: str,
+    overrides: str | list[str] = "",
     file: str = str(RECIPE_FILE),
     store: str = DEFAULT_STORE,
 ) -> list[dict[str, Any]]:
@@ -30,13 +29,12 @@ def sweep(
 
     Args:
         sweep: Which sweep of the recipe file.
-        overrides: Recipe values changed in every arm.
+        overrides: Recipe values changed in every arm, one per line, for example dpd.beta=0.2
         file: The recipe file.
         store: Where artifacts are kept: a folder or any fsspec URL.
     """
-    name = sweep.value if isinstance(sweep, Enum) else str(sweep)
-    entry = find_sweep(file, name)
-    rows = [_run_arm(entry, arm, seed, file, store, overrides or []) for arm in entry.arms for seed in entry.seeds]
+    entry, changes = find_sweep(file, sweep), override_lines(overrides)
+    rows = [_run_arm(entry, arm, seed, file, store, changes) for arm in entry.arms for seed in entry.seeds]
     for row in rows:
         get_run_logger().info("%s seed %s: %s = %s", row["arm"], row["seed"], entry.metric, row["value"])
     create_table_artifact(rows, key="sweep", description=f"{entry.title}: {entry.metric}")

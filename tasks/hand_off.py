@@ -5,7 +5,6 @@ typed reference; reading one back checks that the artifact is really there, so a
 cache miss without any further code.
 """
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Runtime
 from nanbeige_core.launch.execute import Made, Order, execute
 from nanbeige_core.stages import STAGES
+from tasks.core_slots import CORE_SLOTS
 from tasks.workers import WORKERS
 
 
@@ -52,47 +52,10 @@ class StageCall(BaseModel):
             made: Made = execute(
                 self.order, given, self.open_store(), progress=progress, log=logger.info, start=WORKERS.start
             )
+            progress(1.0, "done")
         logger.info("%s: %s in %.1f s", self.order.stage, made.manifest.reference.address, made.manifest.seconds)
         publish_report(made.manifest, self.open_store())
         return made.manifest.reference
-
-
-class CoreSlots:
-    """Let stages of one process share a number of cores: a weighted semaphore, first come first served."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._used = 0
-
-    def hold(self, wanted: int, total: int) -> "_Held":
-        """Return a context manager that holds `wanted` of `total` cores (never more than all of them)."""
-        return _Held(self, min(wanted, total), total)
-
-    def take(self, count: int, total: int) -> None:
-        """Wait for `count` free cores and take them."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._used + count <= total)
-            self._used += count
-
-    def give(self, count: int) -> None:
-        """Give cores back."""
-        with self._condition:
-            self._used -= count
-            self._condition.notify_all()
-
-
-class _Held:
-    def __init__(self, slots: CoreSlots, count: int, total: int) -> None:
-        self.slots, self.count, self.total = slots, count, total
-
-    def __enter__(self) -> None:
-        self.slots.take(self.count, self.total)
-
-    def __exit__(self, *error: object) -> None:
-        self.slots.give(self.count)
-
-
-CORE_SLOTS = CoreSlots()
 
 
 @dataclass

@@ -1,14 +1,26 @@
-"""What a running stage shows in the Prefect UI: progress, and its report as a markdown artifact."""
+"""What a running stage shows in the Prefect UI: progress, its report, its numbers, and a link to the whole page."""
 
 import re
 import time
+from pathlib import Path
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.variables import Variable
 
 from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Progress
+from nanbeige_core.report.stage_report import describe_gain
+
+REPORTS_VARIABLE = "nanbeige_reports"
+"""Prefect variable in which `up` says where it serves a store's reports: {"root": folder, "url": address}."""
 
 _UPDATE_SECONDS = 2.0
 
@@ -34,11 +46,37 @@ def start_progress(stage: str) -> Progress:
 
 
 def publish_report(manifest: Manifest, store: Store) -> None:
-    """Show the stage's report on its task run, with where the artifact lies."""
-    path = store.local_path(manifest) / "report.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else manifest.outcome.summary
+    """Show on the stage's task run: its report, its numbers as a table, and a link to the page in the artifact."""
+    stage, outcome = manifest.stage, manifest.outcome
+    folder = store.local_path(manifest)
+    path = folder / "report.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else outcome.summary
     create_markdown_artifact(
         f"{text}\n\nArtifact: `{store.url}/{manifest.reference.address}`\n",
-        key=artifact_key("report", manifest.stage),
-        description=manifest.outcome.summary,
+        key=artifact_key("report", stage),
+        description=outcome.summary,
     )
+    numbers = {"seconds": round(manifest.seconds, 1), "tokens": outcome.tokens, **outcome.counts, **outcome.metrics}
+    create_table_artifact(
+        [{"name": name, "value": value} for name, value in numbers.items()],
+        key=artifact_key("numbers", stage),
+        description=describe_gain(outcome.gain) if outcome.gain else f"{stage}: counts and metrics",
+    )
+    publish_link(
+        folder / "report.html",
+        key=artifact_key("page", stage),
+        text=f"Report of {stage}",
+        description=f"{stage}: the report as a page of its own",
+    )
+
+
+def publish_link(page: Path, *, key: str, text: str, description: str) -> None:
+    """Link to an HTML page: through the server of `up` where one runs, else as a file."""
+    create_link_artifact(link=_address(page), link_text=text, key=key, description=description)
+
+
+def _address(page: Path) -> str:
+    served = Variable.get(REPORTS_VARIABLE, default=None)
+    if isinstance(served, dict) and page.is_relative_to(str(served["root"])):
+        return f"{served['url']}/{page.relative_to(str(served['root'])).as_posix()}"
+    return page.absolute().as_uri()

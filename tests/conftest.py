@@ -27,5 +27,5 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
     from flows.server import start_server
 
-    with start_server() as url:
-        yield url
+    with start_server() as server:
+        yield server.url

@@ -17,6 +17,7 @@ from nanbeige_core.contract import Runtime
 from nanbeige_core.errors import RecipeError, nearest
 from nanbeige_core.recipe.configs.base import IdentityConfig
 from nanbeige_core.recipe.overrides import apply_overrides
+from nanbeige_core.recipe.schedules import check_schedules
 from nanbeige_core.recipe.schema import ProfileEntry, RecipeFile, StageEntry
 from nanbeige_core.stages import STAGES, StageSpec
 
@@ -90,7 +91,7 @@ def load_recipe(path: Path, *, profile: str, overrides: list[str] | None = None)
     """
     overrides = overrides or []
     tree = _read(path)
-    recipe_file = _validated(RecipeFile, OmegaConf.to_container(tree, resolve=False), str(path))
+    recipe_file = _checked_file(tree, path)
     if profile not in recipe_file.profiles:
         raise RecipeError(f"{path} has no profile {profile!r}; {nearest(profile, recipe_file.profiles)}")
     merged = _merge(tree, profile, path)
@@ -239,7 +240,17 @@ def _known_names(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]
     return [field.alias or name for name, field in current.model_fields.items()]
 
 
+def load_recipe_file(path: Path) -> RecipeFile:
+    """Return a recipe file's stages, profiles, sweeps and schedules as written, without merging a profile."""
+    return _checked_file(_read(path), path)
+
+
 def load_profile_names(path: Path) -> dict[str, ProfileEntry]:
     """Return the profiles of a recipe file without loading its stages."""
-    tree = _read(path)
-    return _validated(RecipeFile, OmegaConf.to_container(tree, resolve=False), str(path)).profiles
+    return load_recipe_file(path).profiles
+
+
+def _checked_file(tree: DictConfig, path: Path) -> RecipeFile:
+    recipe_file = _validated(RecipeFile, OmegaConf.to_container(tree, resolve=False), str(path))
+    check_schedules(recipe_file, path)
+    return recipe_file

@@ -197,6 +197,7 @@ def _require_upstream(recipe: Recipe, planned: dict[str, PlannedStage], chosen: 
             if upstream not in chosen and planned[upstream].reference is None:
                 raise RecipeError(
                     f"stage {name} needs the artifact of {upstream} ({planned[upstream].address}), which is not in "
-                    f"the store. Make it first with `nanbeige run --until {upstream} --profile {recipe.profile}`"
+                    f"the store. Make it first with `nanbeige run --until {upstream} --profile {recipe.profile}"
                     + "".join(f" --set {text}" for text in recipe.overrides)
+                    + "`"
                 )

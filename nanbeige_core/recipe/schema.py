@@ -55,9 +55,10 @@ class SweepEntry(_Section):
 class ScheduleEntry(_Section):
     """A cron line for a sweep or the full recipe."""
 
-    cron: str
-    sweep: str = ""
-    profile: str = ""
+    cron: str = Field(description="Five fields: minute, hour, day of month, month, day of week.")
+    timezone: str = Field("UTC", description="IANA name of the zone the cron line is read in.")
+    sweep: str = Field("", description="The sweep to run.")
+    profile: str = Field("", description="Without a sweep: the profile the full recipe runs under.")
 
 
 class RecipeFile(_Section):

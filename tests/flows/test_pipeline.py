@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.flows.service import write_recipe
 from tests.launch.test_execute import corpus_file
 
 pytestmark = pytest.mark.server
@@ -102,6 +103,15 @@ def test_a_killed_run_leaves_no_worker_and_is_gone_on_with(prefect_api: str, tmp
     assert wait_until_gone(str(tmp_path / "store"))
     again = nanbeige("run", "--file", str(file), cwd=tmp_path, api=prefect_api)
     assert again.returncode == 0, again.stdout + again.stderr
+
+
+def test_only_without_its_upstream_names_what_is_missing_and_the_command_that_makes_it(tmp_path: Path) -> None:
+    file = write_recipe(tmp_path)
+    arguments = ["run", "--only", "quality_tagging", "--set", "ingest.seed=4", "--file", str(file)]
+    run = nanbeige(*arguments, cwd=tmp_path, api="http://127.0.0.1:9/api")
+    assert run.returncode == 2
+    assert "quality_tagging needs the artifact of ingest (ingest/" in run.stderr
+    assert "nanbeige run --until ingest --profile laptop --set ingest.seed=4" in run.stderr
 
 
 @pytest.mark.parametrize(

@@ -163,3 +163,32 @@ def test_an_override_without_a_value_is_explained() -> None:
 def test_scientific_notation_in_an_override_is_a_number() -> None:
     recipe = load_recipe(RECIPE_FILE, profile="laptop", overrides=["dpd.learning_rate=1e-4"])
     assert recipe.stages["dpd"].config.model_dump()["learning_rate"] == 1e-4
+
+
+SWEEP = {"one": {"title": "t", "until": "ingest", "metric": "ingest.after", "arms": [{"name": "a"}]}}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ({"cron": "0 0 31 2 *", "sweep": "one"}, r"schedules\.nightly\.cron is '0 0 31 2 \*', which never fires"),
+        ({"cron": "61 2 * * *", "sweep": "one"}, r"never fires \(Bad minute\).*minute \(0-59\)"),
+        ({"cron": "every night", "sweep": "one"}, r"schedules\.nightly\.cron is 'every night'; five fields are needed"),
+        ({"cron": "0 2 * * *", "sweep": "onne"}, r"schedules\.nightly\.sweep is 'onne'; did you mean 'one'"),
+        ({"cron": "0 2 * * *", "profile": "lapto"}, r"schedules\.nightly\.profile is 'lapto'; did you mean 'laptop'"),
+        ({"cron": "0 2 * * *"}, r"schedules\.nightly must name one of the two"),
+        ({"cron": "0 2 * * *", "sweep": "one", "timezone": "Mars/Olympus"}, r"'Mars/Olympus', which is no time zone"),
+    ],
+)
+def test_a_schedule_that_cannot_work_is_refused_when_the_recipe_loads(
+    tmp_path: Path, schedule: dict[str, str], words: str
+) -> None:
+    path = written(tmp_path, sweeps=SWEEP, schedules={"nightly": schedule})
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(path, profile="laptop")
+
+
+def test_a_leap_day_schedule_is_accepted(tmp_path: Path) -> None:
+    load_recipe(
+        written(tmp_path, sweeps=SWEEP, schedules={"l": {"cron": "0 0 29 2 *", "sweep": "one"}}), profile="laptop"
+    )

@@ -41,6 +41,15 @@ def test_a_changed_value_reruns_exactly_what_depends_on_it(store: Store) -> None
     assert moved == {"dpd"} | laptop().descendants("dpd")
 
 
+def test_one_value_changed_from_the_terminal_reruns_its_stage_and_what_depends_on_it_only(store: Store) -> None:
+    for planned in make_plan(laptop(), store).stages.values():
+        seal_stage(store, planned)
+    assert make_plan(laptop(), store).to_run == []
+    again = make_plan(laptop("dpd.beta=0.2"), store)
+    assert {planned.name for planned in again.to_run} == {"dpd"} | laptop().descendants("dpd")
+    assert again.stages["dpd"].causes == ("beta: 0.1 -> 0.2",)
+
+
 def test_runtime_values_never_change_a_fingerprint(store: Store) -> None:
     plain = make_plan(laptop(), store)
     changed = make_plan(laptop("dpd.runtime.processes=1", "dpd.runtime.micro_batch_size=3"), store)
