@@ -11,12 +11,12 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import ALL, RECIPE_FILE, Profile, Stage, stage_or_none
-from flows.running import RunResult, run_plan
+from flows.running import RunFailedError, RunResult, run_plan
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.recipe.plan import Plan, Selection, make_plan
 from nanbeige_core.report.plan_report import plan_markdown, plan_rows
-from nanbeige_core.report.run_report import summary_rows, write_run_report
+from nanbeige_core.report.run_report import RunFacts, summary_rows, write_run_report
 
 DEFAULT_STORE = "store"
 _LAPTOP = Profile("laptop")
@@ -54,10 +54,7 @@ def recipe(
     _show_plan(plan)
     if plan_only:
         return [planned.name for planned in plan.to_run]
-    started = time.monotonic()
-    result = run_plan(plan, store=store, cache=cache_directory(store))
-    _finish(plan, result, store, time.monotonic() - started)
-    return result.executed
+    return _execute(plan, store).executed
 
 
 @flow(name="stage", task_runner=ThreadPoolTaskRunner(max_workers=_WORKERS))  # type: ignore[arg-type]
@@ -83,10 +80,7 @@ def stage(
     selection = Selection(only=name, force=force)
     plan = plan_run(file, str(getattr(profile, "value", profile)), overrides or [], store, selection)
     _show_plan(plan)
-    started = time.monotonic()
-    result = run_plan(plan, store=store, cache=cache_directory(store))
-    _finish(plan, result, store, time.monotonic() - started)
-    return result.executed
+    return _execute(plan, store).executed
 
 
 def cache_directory(store: str) -> Path:
@@ -108,11 +102,23 @@ def _show_plan(plan: Plan) -> None:
     create_markdown_artifact(plan_markdown(plan), key="plan", description="What runs, what is reused, and why")
 
 
+def _execute(plan: Plan, store: str) -> RunResult:
+    """Run the plan and report what was made, also when a stage failed."""
+    started = time.monotonic()
+    try:
+        result = run_plan(plan, store=store, cache=cache_directory(store))
+    except RunFailedError as error:
+        _finish(plan, error.result, store, time.monotonic() - started)
+        raise
+    _finish(plan, result, store, time.monotonic() - started)
+    return result
+
+
 def _finish(plan: Plan, result: RunResult, store: str, seconds: float) -> None:
     opened = Store(store, cache_directory(store))
     manifests = {name: opened.open(reference)[0] for name, reference in result.references.items()}
     rows = summary_rows(plan, manifests, result.executed)
     create_table_artifact([dict(row) for row in rows], key="summary", description="Every stage: before and after")
-    run_id = str(flow_run.id or "local")
-    page = write_run_report(plan, manifests, result.executed, cache_directory(store).parent / "runs" / run_id, seconds)
+    facts = RunFacts(result.executed, seconds, result.failures, result.not_started)
+    page = write_run_report(plan, manifests, opened, facts, run_id=str(flow_run.id or "local"))
     get_run_logger().info("report: %s", page)
