@@ -1,6 +1,7 @@
 """What the training stages learned, as blocks: losses, DPD's terms and margins, reward and held-out score, filters."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from nanbeige_core.contract import Plot, Section
@@ -39,22 +40,21 @@ def read_history(files: ArtifactFiles) -> History:
 def sft_blocks(files: ArtifactFiles) -> list[Block]:
     """Training loss against steps, and every measure the stage took by domain, before and after."""
     stage = files.manifest.stage
-    blocks = [
-        _history_block(files, f"{stage}: training loss", {"loss": "loss"}, "nats per supervised token"),
+    measures = [
+        _by_domain(stage, section)
+        for section in files.manifest.outcome.sections
+        if section.table and {"domain", "before", "after"} <= set(section.table[0])
     ]
-    for section in files.manifest.outcome.sections:
-        if section.table and {"domain", "before", "after"} <= set(section.table[0]):
-            blocks.append(_by_domain(stage, section))
-    return [block for block in blocks if block is not None]
+    return [*loss_block(files, "nats per supervised token"), *measures]
 
 
 def dpd_blocks(files: ArtifactFiles) -> list[Block]:
     """The three terms and the margins over the steps, and both levels before and after."""
     stage = files.manifest.stage
     blocks = [
-        _history_block(files, f"{stage}: the three terms", _DPD_TERMS, "unweighted term, nats",
+        *_history_block(files, f"{stage}: the three terms", _DPD_TERMS, "unweighted term, nats",
                        "L_dpo starts at ln 2 = 0.693, where the student prefers neither response."),
-        _history_block(files, f"{stage}: margins", _DPD_MARGINS, "nats per pair",
+        *_history_block(files, f"{stage}: margins", _DPD_MARGINS, "nats per pair",
                        "Log-probability beyond the reference, summed over the response. The margin is their "
                        "difference; both falling together would be likelihood displacement."),
     ]  # fmt: skip
@@ -63,21 +63,19 @@ def dpd_blocks(files: ArtifactFiles) -> list[Block]:
         for section in files.manifest.outcome.sections
         if section.table and {"measure", "before", "after"} <= set(section.table[0])
     ]
-    return [block for block in [*blocks, *tables] if block is not None]
+    return [*blocks, *tables]
 
 
 def rl_blocks(files: ArtifactFiles) -> list[Block]:
     """Reward over the steps with the held-out score before and after, and what gave no gradient."""
     history, stage = read_history(files), files.manifest.stage
-    if not history:
+    rewards = [(entry["step"], entry["reward"]) for entry in history if {"step", "reward"} <= set(entry)]
+    if not rewards:
         return []
     gain = files.manifest.outcome.gain
     figure = new_figure()
     axes: Any = figure.add_subplot()
     style_axes(axes, x_label="step", y_label="mean reward, 0 to 1")
-    rewards = [(entry["step"], entry["reward"]) for entry in history if {"step", "reward"} <= set(entry)]
-    if not rewards:
-        return []
     plot_line(axes, [x for x, _ in rewards], [y for _, y in rewards], colour=PALETTE[0], label="training prompts")
     if gain:
         axes.plot(
@@ -88,63 +86,67 @@ def rl_blocks(files: ArtifactFiles) -> list[Block]:
     lost = _history_block(files, f"{stage}: lost samples", _LOST, "share of samples or groups",
                           "A group whose rewards are all equal teaches nothing; a response that is cut off or that "
                           "nobody could score gives no gradient.")  # fmt: skip
-    blocks = [Block(title=f"{stage}: reward", text=files.manifest.outcome.summary, svg=as_svg(figure)), lost]
-    return [block for block in blocks if block is not None]
+    return [Block(title=f"{stage}: reward", text=files.manifest.outcome.summary, svg=as_svg(figure)), *lost]
 
 
-def loss_block(files: ArtifactFiles, y_label: str) -> Block | None:
+def loss_block(files: ArtifactFiles, y_label: str) -> list[Block]:
     """Training loss against steps or tokens, whichever the history counts."""
     return _history_block(files, f"{files.manifest.stage}: training loss", {"loss": "loss"}, y_label)
 
 
-def pass_rate_block(files: ArtifactFiles, band: tuple[float, float] | None, title: str, text: str) -> Block | None:
-    """Histogram of measured pass rates, with the band that the filter keeps."""
-    rates = [rate for rate in files.read_table("pass_rates.parquet", ["rate"])["rate"].to_pylist() if rate is not None]
-    if not rates:
-        return None
-    return Block(title=title, text=text, svg=as_svg(_draw_pass_rates(rates, band)))
+def pass_rate_block(files: ArtifactFiles, *, low: float, high: float, strict: bool, block: Block) -> list[Block]:
+    """Return `block` with a histogram of measured pass rates and the band; the filter's own rule says what it keeps."""
+    # imported here: Arrow and SciPy would slow the start of every command
+    from nanbeige_core.rl.on_policy_filter import Rate, decide
+
+    rates = [Rate(**row) for row in files.read_table("pass_rates.parquet", Rate._fields).to_pylist()]
+    kept = [rate.rate for rate in rates if decide(rate, low=low, high=high, strict=strict) == "kept"]
+    known = [rate.rate for rate in rates if rate.rate is not None]
+    if not known:
+        return []
+    return [
+        replace(block, svg=as_svg(_draw_pass_rates(known, [rate for rate in kept if rate is not None], (low, high))))
+    ]
 
 
-def _draw_pass_rates(rates: Sequence[float], band: tuple[float, float] | None) -> Any:
+def _draw_pass_rates(known: Sequence[float], kept: Sequence[float], band: tuple[float, float]) -> Any:
     figure = new_figure()
     axes: Any = figure.add_subplot()
     style_axes(axes, x_label="measured pass rate", y_label="prompts")
-    counts = [0] * (_RATE_BINS + 1)
-    for rate in rates:
-        counts[round(rate * _RATE_BINS)] += 1
     places = [at / _RATE_BINS for at in range(_RATE_BINS + 1)]
-    if band is None:
-        axes.bar(places, counts, 0.8 / _RATE_BINS, color=PALETTE[0])
-        return figure
+    inside, everything = _binned(kept), _binned(known)
+    outside = [whole - part for whole, part in zip(everything, inside, strict=True)]
     axes.axvspan(*band, color=PALETTE[2], alpha=0.13, linewidth=0, label=f"band, {band[0]:g} to {band[1]:g}")
-    # a bin may straddle an edge of the band: each prompt is counted by its own rate
-    inside = [0] * (_RATE_BINS + 1)
-    for rate in rates:
-        inside[round(rate * _RATE_BINS)] += band[0] < rate < band[1]
-    outside = [whole - part for whole, part in zip(counts, inside, strict=True)]
-    axes.bar(places, inside, 0.8 / _RATE_BINS, color=PALETTE[2], label=f"inside: {sum(inside)}")
-    axes.bar(places, outside, 0.8 / _RATE_BINS, bottom=inside, color=PALETTE[7], label=f"outside: {sum(outside)}")
+    axes.bar(places, inside, 0.8 / _RATE_BINS, color=PALETTE[2], label=f"kept: {sum(inside)}")
+    axes.bar(places, outside, 0.8 / _RATE_BINS, bottom=inside, color=PALETTE[7], label=f"dropped: {sum(outside)}")
     add_legend(axes, columns=3)
     return figure
 
 
+def _binned(rates: Sequence[float]) -> list[int]:
+    counts = [0] * (_RATE_BINS + 1)
+    for rate in rates:
+        counts[round(rate * _RATE_BINS)] += 1
+    return counts
+
+
 def _history_block(
     files: ArtifactFiles, title: str, names: dict[str, str], y_label: str, text: str = ""
-) -> Block | None:
+) -> list[Block]:
     history = read_history(files)
     axis = "step" if history and "step" in history[0] else "tokens"
     points = [entry for entry in history if axis in entry and any(name in entry for name in names)]
     if not points:
-        return None
+        return []
     series = {
         label: [entry[name] for entry in points]
         for name, label in names.items()
         if all(name in entry for entry in points)
     }
     if not series:
-        return None
+        return []
     plot = Plot(kind="line", x=[entry[axis] for entry in points], series=series, x_label=axis, y_label=y_label)
-    return Block(title=title, text=text, svg=draw_svg(plot))
+    return [Block(title=title, text=text, svg=draw_svg(plot))]
 
 
 def _by_domain(stage: str, section: Section) -> Block:

@@ -83,7 +83,7 @@ def partial_run(store: Store) -> tuple[Plan, dict[str, Manifest]]:
     terms = [{"step": s, "dpo": 0.7, "positive_kl": 0.1, "negative_kl": 0.4, "margin": 0.1 * s} for s in range(5)]
     unclear = Gain(metric="heldout_exact_match", before=0.3, after=0.3, n=300, low=-0.02, high=0.02)
     add("dpd", *trained(terms, unclear))
-    rates = [{"prompt_id": f"p-{at}", "rate": at / 8} for at in range(9)]
+    rates = [{"prompt_id": f"p-{at}", "samples": 8, "correct": at, "unscored": 0, "rate": at / 8} for at in range(9)]
     answers = [{"prompt_id": "p-1", "text": HOSTILE, "outcome": "wrong", "reason": "different"}]
     files = {"pass_rates.parquet": as_table(rates), "samples.parquet": as_table(answers)}
     add("pass_rates_stem", Outcome(summary="rates"), files)

@@ -55,6 +55,11 @@ def test_every_chapter_of_what_is_there_is_drawn(partial: str) -> None:
     assert page.tags.count("svg") == 8
 
 
+def test_the_histogram_counts_as_the_filter_decides(partial: str) -> None:
+    assert "kept: 7" in Page(partial).words, "nine rates from 0/8 to 8/8: 0 and 1 lie outside 0.1 to 0.9"
+    assert "dropped: 2" in Page(partial).words
+
+
 def test_axes_carry_their_units(partial: str) -> None:
     for label in (
         "tokens trained on",
@@ -96,6 +101,7 @@ def test_a_file_of_another_form_costs_its_own_part_only(store: Store) -> None:
     page = Page(run_page(plan, {"evaluate": broken}, store, RunFacts()))
     assert "matrix" not in page.ids
     assert "stages" in page.ids
+    assert f"could not be read:{broken.reference.address}: TypeError" in page.words
 
 
 def test_the_page_of_a_run_stays_small(partial: str) -> None:
