@@ -7,15 +7,18 @@ or the recipe is wrong.
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
 
-from flows.commands import price
 from flows.commands import adopt as adopt_module
 from flows.commands import diff as diff_module
+from flows.commands import price, report
 from flows.commands import trace as trace_module
+from flows.commands.inspection import print_inspection, write_inspection
+from flows.commands.plot import PlotOption, plot_recipe
 from flows.console import (
     FileOption,
     ForceOption,
@@ -64,6 +67,7 @@ def plan(
     file: FileOption = RECIPE_FILE,
     store: StoreOption = "store",
     as_json: JsonOption = False,
+    plot: PlotOption = None,
 ) -> None:
     """Show what would run, what would be reused, and why. Needs no server and changes nothing."""
     made = plan_recipe(file, profile, overrides, store, Selection(start or None, only or None, until or None, force))
@@ -71,6 +75,8 @@ def plan(
         print(json.dumps(priced_rows(made, store), indent=1))
         return
     print_plan(made, store)
+    if plot is not None:
+        plot_recipe(made.recipe, plot)
 
 
 @app.command()
@@ -163,11 +169,16 @@ def ls(
 def show(
     artifact: Annotated[str, typer.Argument(help="A stage name, stage/prefix, or a fingerprint prefix.")],
     store: StoreOption = "store",
+    examples: Annotated[int, typer.Option(min=0, help="Examples of each quality decile or kind.")] = 10,
+    page: Annotated[Path | None, typer.Option("--html", help="Write the artifact's page with plots.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what an artifact is, what it was made from, and what its stage reported."""
+    """Show what an artifact is, what it was made from, what its stage reported, and what is inside."""
     opened = open_store(store)
     manifest = opened.resolve(artifact)
+    if page is not None:
+        write_inspection(opened, manifest, examples, page)
+        return
     if as_json:
         print(manifest.model_dump_json(indent=1))
         return
@@ -185,6 +196,7 @@ def show(
         if section.text:
             console.print(escape(section.text))
         print_rows(section.table, "")
+    print_inspection(opened, manifest, examples)
 
 
 @app.command()
@@ -203,6 +215,9 @@ def verify(store: StoreOption = "store") -> None:
 def profiles(file: FileOption = RECIPE_FILE) -> None:
     """List the profiles of the recipe file."""
     print_rows([{"profile": name, "for": entry.title} for name, entry in load_profile_names(file).items()], "")
+
+
+report.register(app)
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -11,12 +11,12 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import ALL, RECIPE_FILE, override_lines, stage_or_none
-from flows.running import RunResult, run_plan
+from flows.running import RunFailedError, RunResult, run_plan
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.recipe.plan import Plan, Selection, make_plan
 from nanbeige_core.report.plan_report import plan_markdown, plan_rows, plan_sentence
-from nanbeige_core.report.run_report import summary_rows, write_run_report
+from nanbeige_core.report.run_report import RunFacts, summary_rows, write_run_report
 from tasks.publish import publish_link
 
 DEFAULT_STORE = "store"
@@ -102,10 +102,7 @@ def _run(
     _show_plan(plan)
     if plan_only:
         return [planned.name for planned in plan.to_run]
-    started = time.monotonic()
-    result = run_plan(plan, store=store, cache=cache_directory(store))
-    _finish(plan, result, store, time.monotonic() - started)
-    return result.executed
+    return _execute(plan, store).executed
 
 
 def cache_directory(store: str) -> Path:
@@ -127,13 +124,25 @@ def _show_plan(plan: Plan) -> None:
     create_markdown_artifact(plan_markdown(plan), key="plan", description=plan_sentence(plan))
 
 
+def _execute(plan: Plan, store: str) -> RunResult:
+    """Run the plan and report what was made, also when a stage failed."""
+    started = time.monotonic()
+    try:
+        result = run_plan(plan, store=store, cache=cache_directory(store))
+    except RunFailedError as error:
+        _finish(plan, error.result, store, time.monotonic() - started)
+        raise
+    _finish(plan, result, store, time.monotonic() - started)
+    return result
+
+
 def _finish(plan: Plan, result: RunResult, store: str, seconds: float) -> None:
     opened = Store(store, cache_directory(store))
     manifests = {name: opened.open(reference)[0] for name, reference in result.references.items()}
     rows = summary_rows(plan, manifests, result.executed)
     shown = [{column: row[column] for column in _SUMMARY_COLUMNS} for row in rows]
     create_table_artifact(shown, key="summary", description="Every stage: before and after")
-    run_id = str(flow_run.id or "local")
-    page = write_run_report(plan, manifests, result.executed, cache_directory(store).parent / "runs" / run_id, seconds)
+    facts = RunFacts(result.executed, seconds, result.failures, result.not_started)
+    page = write_run_report(plan, manifests, opened, facts, run_id=str(flow_run.id or "local"))
     publish_link(page, key="run-report", text="The whole run on one page", description="The whole run on one page")
     get_run_logger().info("report: %s", page)

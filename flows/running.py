@@ -19,18 +19,28 @@ from tasks.registry import TASKS
 from tasks.workers import WORKERS
 
 
+class RunFailedError(StageError):
+    """Report the stages of a run that failed; `result` holds what was made all the same."""
+
+    def __init__(self, message: str, result: "RunResult") -> None:
+        super().__init__(message)
+        self.result = result
+
+
 @dataclass
 class RunResult:
-    """References of every stage that has an artifact now, and which stages executed."""
+    """References of every stage that has an artifact now, which stages executed, and what became of the others."""
 
     references: dict[str, ArtifactRef] = field(default_factory=dict)
     executed: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    not_started: list[str] = field(default_factory=list)
 
 
 def run_plan(plan: Plan, *, store: str, cache: Path) -> RunResult:
     """Submit the plan's selected stages and wait for all; independent branches go on when one fails.
 
-    Raises StageError naming each failed stage with its last log lines, what was not started, and how to resume.
+    Raises RunFailedError naming each failed stage with its last log lines, what was not started, and how to resume.
     """
     result = RunResult(executed=[planned.name for planned in plan.to_run])
     with WORKERS.opened((planned.stage.spec.uses, planned.stage.runtime) for planned in plan.to_run):
@@ -85,8 +95,7 @@ def make_order(planned: PlannedStage) -> Order:
 
 
 def _collect(plan: Plan, futures: dict[str, "PrefectFuture[Any]"], result: RunResult) -> None:
-    failures: dict[str, str] = {}
-    not_started: list[str] = []
+    failures, not_started = result.failures, result.not_started
     for name, future in futures.items():
         state = future.state
         if state.is_completed():
@@ -102,10 +111,12 @@ def _collect(plan: Plan, futures: dict[str, "PrefectFuture[Any]"], result: RunRe
         log.error("%s: %s", name, message)
     resume = f"nanbeige run --from {next(iter(failures), '')} --profile {plan.recipe.profile}"
     resume += "".join(f" --set {text}" for text in plan.recipe.overrides)
-    raise StageError(
+    result.executed = [name for name in result.executed if name in result.references]
+    raise RunFailedError(
         "\n\n".join(failures.values())
         + (f"\n\nNot started, since they depend on it: {', '.join(not_started)}." if not_started else "")
-        + f"\nResume with: {resume}"
+        + f"\nResume with: {resume}",
+        result,
     )
 
 

@@ -30,6 +30,7 @@ class Plot(BaseModel):
     x_label: str
     y_label: str
     log_y: bool = False
+    stacked: bool = False
 
 
 class Section(BaseModel):

@@ -21,6 +21,7 @@ from nanbeige_core.data.sources import REGISTRY, PackagedText
 from nanbeige_core.data.sources.path import SourceError, expand_paths, read_path
 from nanbeige_core.data.tables import write_shards
 from nanbeige_core.recipe.configs.data import IngestConfig, PackagedSource, PathSource
+from nanbeige_core.report.counting import count_rows
 
 CORPUS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "text", "source", "category", "language", "licence", "provenance")]
@@ -261,7 +262,7 @@ def _report(tallies: list[SourceTally]) -> Outcome:
             Section(title="Sources", text=text, table=table),
             Section(
                 title="Languages",
-                table=[{"language": name, "documents": count} for name, count in languages.most_common()],
+                table=count_rows(languages, "language", "documents"),
             ),
         ],
     )

@@ -22,6 +22,7 @@ from nanbeige_core.data.minhash import Deduplication, exact_key, find_near_dupli
 from nanbeige_core.data.retrieval import retrieve_from_seeds
 from nanbeige_core.data.tables import read_rows, write_rows, write_shards
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
+from nanbeige_core.report.counting import count_rows
 
 CURATED_SCHEMA = pa.schema(
     [
@@ -229,7 +230,7 @@ def _report(
             Section(title="Tiers", table=_tier_table(kept)),
             Section(
                 title="Why documents were dropped",
-                table=[{"reason": r, "documents": c} for r, c in reasons.most_common()],
+                table=count_rows(reasons, "reason", "documents"),
             ),
             Section(title="Removed and kept, examples", table=_examples(dropped, rows)),
         ],

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from nanbeige_core.evals.statistics import paired_difference
 from nanbeige_core.generate.engines import open_engine
 from nanbeige_core.launch.ranks import barrier, rank
 from nanbeige_core.recipe.configs.distill import PreferencePairsConfig
+from nanbeige_core.report.counting import cross_rows
 from nanbeige_core.rl.prompts import PromptRow, load_prompts
 from nanbeige_core.rl.scoring import Answered, Scorer
 from nanbeige_core.sft.chunks import Row, run_chunks
@@ -206,7 +207,7 @@ def _report(results: list[Row], *, validation: int) -> Outcome:
     before = [cast(float, _rate(result["student"])) for result in measured]
     after = [cast(float, _rate(result["teacher"])) for result in measured]
     interval = paired_difference(before, after)
-    domains = sorted({result["domain"] for result in results})
+    domains = cross_rows(((result["domain"], result["reason"]) for result in results), "domain", "prompts")
     return Outcome(
         summary=f"{pairs} pairs of {len(results)} prompts: the teacher verified right, the student verified wrong.",
         counts={
@@ -225,7 +226,7 @@ def _report(results: list[Row], *, validation: int) -> Outcome:
             high=interval.high,
         ),
         sections=[
-            Section(title="Prompts by domain and reason", table=[_domain_row(results, name) for name in domains]),
+            Section(title="Prompts by domain and reason", table=domains),
             _examples(results),
         ],
     )
@@ -235,11 +236,6 @@ def _rate(outcomes: list[str]) -> float | None:
     """Return the share of right answers among the scored ones, None when none was scored."""
     scored = [outcome for outcome in outcomes if outcome != "unscored"]
     return scored.count("correct") / len(scored) if scored else None
-
-
-def _domain_row(results: list[Row], domain: str) -> dict[str, Any]:
-    mine = [result for result in results if result["domain"] == domain]
-    return {"domain": domain, "prompts": len(mine), **Counter(result["reason"] for result in mine)}
 
 
 def _examples(results: list[Row]) -> Section:

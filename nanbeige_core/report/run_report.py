@@ -1,16 +1,52 @@
-"""The report of a run: one table of all stages, as rows, text and a self-contained HTML page."""
+"""The report of a run, or of what the store holds for a plan: one self-contained HTML page.
 
-import html
+It is made from manifests and a few small files of the artifacts, so it can be made at any time, for a run that failed
+or for half a recipe; what is not there is named as such.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.artifacts.manifest import Manifest
+from nanbeige_core.artifacts.store import Store
 from nanbeige_core.recipe.plan import Plan
-from nanbeige_core.report.stage_report import describe_gain, html_table, page
+from nanbeige_core.report.artifact_files import ArtifactFiles
+from nanbeige_core.report.blocks import verdict_of
+from nanbeige_core.report.chapters import Evidence, all_chapters, evaluation_matrix
+from nanbeige_core.report.effects import group_effects
+from nanbeige_core.report.page import format_seconds, render
+from nanbeige_core.report.stage_report import describe_gain
+from nanbeige_core.report.timeline import lay_out
+
+_KEY_DIGITS = 16
+_HEAD_BYTES = 1024
+
+RUNS = "runs"
+"""Folder of the store that keeps the pages of runs."""
+LATEST = "latest"
+TO_ROOT = "../.."
+"""The way from a run's page to the store's root."""
 
 
-def summary_rows(plan: Plan, manifests: dict[str, Manifest], executed: list[str]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class RunFacts:
+    """What happened in the run that a page is about; all empty when no run is reported.
+
+    `failures` maps a failed stage to its message, `not_started` names what depended on it.
+    """
+
+    executed: Sequence[str] = ()
+    seconds: float | None = None
+    failures: Mapping[str, str] = field(default_factory=dict)
+    not_started: Sequence[str] = ()
+
+
+def summary_rows(plan: Plan, manifests: dict[str, Manifest], executed: Sequence[str]) -> list[dict[str, Any]]:
     """Return one row per stage with an artifact: stage, artifact, tokens, seconds, before and after."""
     rows: list[dict[str, Any]] = []
     for name in plan.stages:
@@ -32,21 +68,95 @@ def summary_rows(plan: Plan, manifests: dict[str, Manifest], executed: list[str]
     return rows
 
 
-def write_run_report(
-    plan: Plan, manifests: dict[str, Manifest], executed: list[str], directory: Path, seconds: float
-) -> Path:
-    """Write `index.html` with the table and a link to each stage's own page, and return its path."""
-    directory.mkdir(parents=True, exist_ok=True)
-    rows = summary_rows(plan, manifests, executed)
-    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    parts = [
-        f"<h1>{html.escape(plan.recipe.file.recipe)}</h1>",
-        f"<p>profile {html.escape(plan.recipe.profile)}, {made}, {seconds:.0f} s, {len(executed)} stages ran</p>",
-        html_table(rows),
-    ]
-    for name in plan.stages:
-        if name in manifests:
-            parts.append(f"<h2>{html.escape(name)}</h2><p>{html.escape(manifests[name].outcome.summary)}</p>")
-    path = directory / "index.html"
-    path.write_text(page(plan.recipe.file.recipe, "\n".join(parts)), encoding="utf-8")
-    return path
+def write_run_report(plan: Plan, manifests: dict[str, Manifest], store: Store, facts: RunFacts, *, run_id: str) -> str:
+    """Keep the page in the store as `runs/<run id>/index.html` and `runs/latest/index.html`; return where it is.
+
+    A run that made nothing and whose artifacts the newest page shows already leaves that page as it is.
+    """
+    newest = f"{RUNS}/{LATEST}/index.html"
+    if not facts.executed and not facts.failures and _shows(newest, manifests, store):
+        return f"{store.url}/{newest}"
+    page = run_page(plan, manifests, store, facts, links=TO_ROOT).encode("utf-8")
+    for name in (newest, f"{RUNS}/{run_id}/index.html"):
+        store.filesystem.makedirs(f"{store.root}/{name.rpartition('/')[0]}", exist_ok=True)
+        store.filesystem.pipe_file(f"{store.root}/{name}", page)
+    return f"{store.url}/{RUNS}/{run_id}/index.html"
+
+
+def _shows(page: str, manifests: Mapping[str, Manifest], store: Store) -> bool:
+    """Tell whether a page in the store was made of these very artifacts."""
+    try:
+        head = store.filesystem.cat_file(f"{store.root}/{page}", start=0, end=_HEAD_BYTES)
+    except OSError:
+        return False
+    return artifacts_key(manifests).encode() in head
+
+
+def artifacts_key(manifests: Mapping[str, Manifest]) -> str:
+    """Return a short digest of which artifacts a page shows; the page carries it in its head."""
+    rows = sorted([name, manifest.digest] for name, manifest in manifests.items())
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:_KEY_DIGITS]
+
+
+def run_page(plan: Plan, manifests: dict[str, Manifest], store: Store, facts: RunFacts, *, links: str = "") -> str:
+    """Return the page; `links` is the way from its place to the store's root, empty for no links."""
+    manifests = {name: manifests[name] for name in plan.stages if name in manifests}
+    evidence = Evidence({name: ArtifactFiles(store, manifest) for name, manifest in manifests.items()})
+    matrix = evaluation_matrix(evidence)
+    chapters = all_chapters(plan.recipe, evidence)
+    return render(
+        "run",
+        key=artifacts_key(manifests),
+        recipe=plan.recipe.file.recipe,
+        profile=plan.recipe.profile,
+        overrides=plan.recipe.overrides,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        facts=facts,
+        tiles=_tiles(plan, manifests, facts),
+        stages=_stage_rows(plan, manifests, facts, links),
+        effects=group_effects(manifests.values()),
+        timeline=lay_out(list(manifests.values()), facts.executed or list(manifests)),
+        matrix=matrix,
+        chapters=[chapter for chapter in chapters if chapter.blocks],
+        problems=evidence.problems,
+    )
+
+
+def _tiles(plan: Plan, manifests: Mapping[str, Manifest], facts: RunFacts) -> list[tuple[str, str]]:
+    tiles = [(f"{len(manifests)} of {len(plan.stages)}", "stages have their artifact")]
+    if facts.seconds is not None:
+        tiles.append((format_seconds(facts.seconds), f"this run: {len(facts.executed)} stages executed"))
+    tiles.append((format_seconds(sum(m.seconds for m in manifests.values())), "work in all artifacts"))
+    evaluation = next((m for m in manifests.values() if m.kind == Kind.EVAL_REPORT), None)
+    if evaluation is not None and (gain := evaluation.outcome.gain):
+        tiles.append((f"{gain.before:.3f} → {gain.after:.3f}", f"evaluation: {gain.metric}"))
+    verdicts = [verdict_of(m.outcome.gain) for m in manifests.values() if m.outcome.gain]
+    if verdicts:
+        said = f"{verdicts.count('better')} better, {verdicts.count('worse')} worse"
+        tiles.append((said, f"of {len(verdicts)} measured stages, beyond their 95 % interval"))
+    return tiles
+
+
+def _stage_rows(plan: Plan, manifests: Mapping[str, Manifest], facts: RunFacts, links: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, planned in plan.stages.items():
+        manifest = manifests.get(name)
+        row: dict[str, Any] = {"stage": name, "title": planned.stage.spec.title, "address": planned.address, "link": ""}
+        if name in facts.failures:
+            row["status"] = "failed"
+        elif manifest is None:
+            row["status"] = "not started" if name in facts.not_started else "not made"
+        else:
+            row["status"] = "ran" if name in facts.executed else "reused"
+        if manifest is not None:
+            gain = manifest.outcome.gain
+            row |= {
+                "link": f"{links}/{planned.address}/report.html" if links else "",
+                "tokens": manifest.outcome.tokens or None,
+                "seconds": manifest.seconds,
+                "gain": describe_gain(gain) if gain else "",
+                "verdict": verdict_of(gain) if gain else "",
+                "summary": manifest.outcome.summary,
+            }
+        rows.append(row)
+    return rows

@@ -7,6 +7,7 @@ zero; a truncated response is wrong and counted apart. The samples are kept with
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,7 @@ from nanbeige_core.generate.protocol import Completion, Engine
 from nanbeige_core.launch.ranks import barrier, rank, world_size
 from nanbeige_core.recipe.configs.base import SamplingConfig
 from nanbeige_core.recipe.configs.rl import PassRatesConfig
+from nanbeige_core.report.counting import count_rows
 from nanbeige_core.rl.judge import PairwiseJudge, judged_answer
 from nanbeige_core.rl.prompts import RATES, STAGE_DOMAINS, PromptRow, load_prompts
 from nanbeige_core.rl.rewards import VerifiedRewards
@@ -281,14 +283,12 @@ def _histogram(rates: Sequence[float]) -> Section:
 
 
 def _reasons(samples: pa.Table) -> Section:
-    found: dict[tuple[str, str], int] = {}
+    found: Counter[tuple[str, str]] = Counter()
     for outcome, reason in zip(samples["outcome"].to_pylist(), samples["reason"].to_pylist(), strict=True):
         # a number in a reason would make every row its own kind
         kind = " ".join(word for word in reason.split() if not any(c.isdigit() for c in word))
-        found[outcome, kind] = found.get((outcome, kind), 0) + 1
-    ranked = sorted(found.items(), key=lambda item: -item[1])[:12]
-    table = [{"outcome": outcome, "reason": kind, "responses": count} for (outcome, kind), count in ranked]
-    return Section(title="Outcomes", table=table)
+        found[outcome, kind] += 1
+    return Section(title="Outcomes", table=count_rows(found, ("outcome", "reason"), "responses", most=12))
 
 
 def _examples(samples: pa.Table, rows: Sequence[PromptRow]) -> Section:

@@ -8,6 +8,7 @@ import numpy as np
 
 from nanbeige_core.contract import Gain, Outcome, Section
 from nanbeige_core.evals.statistics import paired_difference
+from nanbeige_core.report.counting import count_rows, cross_rows
 from nanbeige_core.sft.chunks import Row
 
 
@@ -31,7 +32,7 @@ def refinement_report(results: list[Row], mixed: list[Row], *, validation: int) 
         gain=_score_gain(traces),
         sections=[
             Section(title="Instructions by domain", table=_domain_rows(results, mixed)),
-            Section(title="Where the best draft came from", table=_count_rows(_origins(kept), "origin")),
+            Section(title="Where the best draft came from", table=count_rows(_origins(kept), "origin", "count")),
             Section(title="Chains of thought", table=_chain_rows(traces)),
             Section(
                 title="Examples",
@@ -68,18 +69,13 @@ def _score_gain(traces: list[dict[str, Any]]) -> Gain | None:
 
 def _domain_rows(results: list[Row], mixed: list[Row]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for domain in sorted({result["domain"] for result in results}):
-        mine = [result for result in results if result["domain"] == domain]
-        rows.append(
-            {
-                "domain": domain,
-                "instructions": len(mine),
-                "student score": _mean([result["trace"]["student_score"] for result in mine]),
-                "best score": _mean([result["trace"]["best_score"] for result in mine]),
-                **Counter(result["reason"] for result in mine),
-                "samples": sum(row["domain"] == domain for row in mixed),
-            }
-        )
+    for row in cross_rows(((result["domain"], result["reason"]) for result in results), "domain", "instructions"):
+        traces = [result["trace"] for result in results if result["domain"] == row["domain"]]
+        scores = {
+            "student score": _mean([trace["student_score"] for trace in traces]),
+            "best score": _mean([trace["best_score"] for trace in traces]),
+        }
+        rows.append({**row, **scores, "samples": sum(one["domain"] == row["domain"] for one in mixed)})
     return rows
 
 
@@ -90,11 +86,7 @@ def _origins(kept: list[Row]) -> Counter[str]:
 def _chain_rows(traces: list[dict[str, Any]]) -> list[dict[str, Any]]:
     accepted = Counter(f"answer with chain: {trace['chain_origin']}" for trace in traces if trace["chain_origin"])
     rejected = Counter(f"chain rejected: {reason}" for trace in traces for reason in trace["chain_rejections"])
-    return _count_rows(accepted + rejected, "chain")
-
-
-def _count_rows(counts: Counter[str], name: str) -> list[dict[str, Any]]:
-    return [{name: key, "count": count} for key, count in sorted(counts.items())]
+    return count_rows(accepted + rejected, "chain", "count")
 
 
 def _mean(values: list[float | None]) -> float:

@@ -59,6 +59,9 @@ def test_a_run_makes_every_artifact_and_the_next_one_none(prefect_api: str, tmp_
     second = nanbeige("run", "--file", str(file), cwd=tmp_path, api=prefect_api)
     assert second.returncode == 0
     assert "0 of 2 stages to run" in second.stdout
+    pages = list((tmp_path / "store/runs").glob("*/index.html"))
+    assert len(pages) == 2, "the first run's page, once by its id and once as the latest; none for a run of nothing"
+    assert "2 of 2" in (tmp_path / "store/runs/latest/index.html").read_text()
 
 
 def test_a_failed_stage_is_named_and_the_other_branch_goes_on(prefect_api: str, tmp_path: Path) -> None:
@@ -73,6 +76,9 @@ def test_a_failed_stage_is_named_and_the_other_branch_goes_on(prefect_api: str, 
     assert "nanbeige run --from second" in run.stderr
     assert list((tmp_path / "store/ingest").glob("*/.artifact.json"))
     assert not list((tmp_path / "store/second").glob("*/.artifact.json"))
+    page = (tmp_path / "store/runs/latest/index.html").read_text()
+    assert "1 of 2 stages failed" in page
+    assert "absent.jsonl" in page
 
 
 def test_a_deleted_artifact_is_made_again(prefect_api: str, tmp_path: Path) -> None:

@@ -1,13 +1,32 @@
 from nanbeige_core.contract import Gain, Outcome, Plot, Section
-from nanbeige_core.report.drawing import draw
-from nanbeige_core.report.stage_report import describe_gain, html_table, markdown_report
+from nanbeige_core.report.drawing import draw, draw_svg
+from nanbeige_core.report.stage_report import describe_gain, html_report, markdown_report
 from nanbeige_core.stages import STAGES
-
-HOSTILE = "<script>alert(1)</script> | [x](javascript:1)"
+from tests.report.building import HOSTILE, Page
 
 
 def test_text_from_documents_is_escaped_in_html() -> None:
-    assert "<script>" not in html_table([{"text": HOSTILE}])
+    section = Section(title=HOSTILE, text=HOSTILE, table=[{HOSTILE: HOSTILE, "n": 1}])
+    page = Page(html_report("ingest", Outcome(summary=HOSTILE, sections=[section]), STAGES["ingest"]))
+    assert "script" not in page.tags
+    assert page.outside() == []
+    assert page.words.count("<script>") == 5
+
+
+def test_names_in_plots_are_escaped_and_are_no_formula() -> None:
+    names = [HOSTILE[:40], "$\\frac$"]
+    plot = Plot(kind="bar", x=list(names), series={name: [1, 2] for name in names}, x_label="x", y_label="y")
+    page = Page(draw_svg(plot))
+    assert "script" not in page.tags
+    assert page.outside() == []
+    assert "$\\frac$" in page.words
+
+
+def test_pictures_take_their_ink_from_the_page() -> None:
+    svg = draw_svg(Plot(kind="line", x=[1, 2], series={"loss": [2.0, 1.0]}, x_label="step", y_label="nat"))
+    assert "var(--ink)" in svg
+    assert "http" not in svg
+    assert {"step", "nat"} <= set(Page(svg).words.split()), "labels stay text"
 
 
 def test_text_from_documents_is_escaped_in_markdown() -> None:
