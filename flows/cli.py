@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.markup import escape
 
+from flows.commands import rescore
 from flows.console import (
     FileOption,
     ForceOption,
@@ -188,6 +189,9 @@ def verify(store: StoreOption = "store") -> None:
 def profiles(file: FileOption = RECIPE_FILE) -> None:
     """List the profiles of the recipe file."""
     print_rows([{"profile": name, "for": entry.title} for name, entry in load_profile_names(file).items()], "")
+
+
+rescore.register(app)
 
 
 def _fail(message: str, status: int) -> NoReturn:

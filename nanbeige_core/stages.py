@@ -148,12 +148,20 @@ _SPECS = (
         "On-policy filter", "report, RL",
         consumes={"pass_rates": Kind.PASS_RATES, "problems": Kind.PROMPT_SET}, produces=Kind.PROMPT_SET,
     ),
+    _spec(
+        "rollouts", "rl.rollouts:run", "rl:RolloutsConfig",
+        "Roll out only", "report, RL",
+        consumes={"checkpoint": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER, "prompts": Kind.PROMPT_SET,
+                  "reward_model": Kind.REWARD_MODEL},
+        produces=Kind.ROLLOUTS, optional=frozenset({"reward_model"}),
+    ),
     *(
         _spec(
             name, "rl.train:run", "rl:RlConfig", title=title, source="report, RL",
-            consumes={**_TRAINED, "prompts": Kind.PROMPT_SET, "reward_model": Kind.REWARD_MODEL},
+            consumes={**_TRAINED, "prompts": Kind.PROMPT_SET, "reward_model": Kind.REWARD_MODEL,
+                      "rollouts": Kind.ROLLOUTS},
             produces=Kind.CHECKPOINT,
-            optional=frozenset() if name == "rl_preference" else frozenset({"reward_model"}),
+            optional=frozenset({"rollouts"} if name == "rl_preference" else {"rollouts", "reward_model"}),
         )
         for name, title in (
             ("rl_stem", "RL: STEM"), ("rl_coding", "RL: coding"), ("rl_preference", "RL: human preference"),
