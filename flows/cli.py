@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from flows.commands import adopt as adopt_module
 from flows.commands import diff as diff_module
-from flows.commands import price, report
+from flows.commands import price, report, rescore
 from flows.commands import trace as trace_module
 from flows.commands.inspection import print_inspection, write_inspection
 from flows.commands.plot import PlotOption, plot_recipe
@@ -218,6 +218,7 @@ def profiles(file: FileOption = RECIPE_FILE) -> None:
 
 
 report.register(app)
+rescore.register(app)
 
 
 def _fail(message: str, status: int) -> NoReturn:

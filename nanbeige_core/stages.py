@@ -163,19 +163,27 @@ _SPECS = (
         "pass_rates", "rl.pass_rates:run", "rl:PassRatesConfig",
         "Measure pass rates", "report, RL", cost="rl:pass_rates",
         consumes={**_TRAINED, "reward_model": Kind.REWARD_MODEL}, produces=Kind.PASS_RATES,
-        optional=frozenset({"reward_model"}),
+        optional=frozenset({"reward_model"}), version=2,
     ),
     _spec(
         "on_policy_filter", "rl.on_policy_filter:run", "rl:OnPolicyFilterConfig",
         "On-policy filter", "report, RL", cost="rl:on_policy_filter",
         consumes={"pass_rates": Kind.PASS_RATES, "problems": Kind.PROMPT_SET}, produces=Kind.PROMPT_SET,
     ),
+    _spec(
+        "rollouts", "rl.rollouts:run", "rl:RolloutsConfig",
+        "Roll out only", "report, RL",
+        consumes={"checkpoint": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER, "prompts": Kind.PROMPT_SET,
+                  "reward_model": Kind.REWARD_MODEL},
+        produces=Kind.ROLLOUTS, optional=frozenset({"reward_model"}), version=2,
+    ),
     *(
         _spec(
             name, "rl.train:run", "rl:RlConfig", title=title, source="report, RL", cost="rl:rl",
-            consumes={**_TRAINED, "prompts": Kind.PROMPT_SET, "reward_model": Kind.REWARD_MODEL},
+            consumes={**_TRAINED, "prompts": Kind.PROMPT_SET, "reward_model": Kind.REWARD_MODEL,
+                      "rollouts": Kind.ROLLOUTS},
             produces=Kind.CHECKPOINT,
-            optional=frozenset() if name == "rl_preference" else frozenset({"reward_model"}),
+            optional=frozenset({"rollouts"} if name == "rl_preference" else {"rollouts", "reward_model"}), version=2,
         )
         for name, title in (
             ("rl_stem", "RL: STEM"), ("rl_coding", "RL: coding"), ("rl_preference", "RL: human preference"),

@@ -72,7 +72,8 @@ def publish_report(manifest: Manifest, store: Store) -> None:
 
 def publish_link(page: Path | str, *, key: str, text: str, description: str) -> None:
     """Link to an HTML page: a URL as it is, a file through the server of `up` where one runs, else as a file."""
-    create_link_artifact(link=str(page) if "://" in str(page) else _address(Path(page)), link_text=text, key=key, description=description)
+    link = str(page) if "://" in str(page) else _address(Path(page))
+    create_link_artifact(link=link, link_text=text, key=key, description=description)
 
 
 def _address(page: Path) -> str:

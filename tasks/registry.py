@@ -22,6 +22,7 @@ from tasks.reward_model import reward_model
 from tasks.rl_coding import rl_coding
 from tasks.rl_preference import rl_preference
 from tasks.rl_stem import rl_stem
+from tasks.rollouts import rollouts
 from tasks.sft_data import sft_data
 from tasks.teacher import teacher
 from tasks.tokenizer import tokenizer
@@ -48,6 +49,7 @@ TASKS: dict[str, "Task[..., Any]"] = {
         dpd,
         pass_rates,
         on_policy_filter,
+        rollouts,
         rl_stem,
         rl_coding,
         reward_model,

@@ -1,6 +1,6 @@
 """RL on human preference with a pairwise reward model (report section 7)."""
 
-from nanbeige_core.artifacts.references import CheckpointRef, PromptSetRef, RewardModelRef, TokenizerRef
+from nanbeige_core.artifacts.references import CheckpointRef, PromptSetRef, RewardModelRef, RolloutsRef, TokenizerRef
 from tasks.hand_off import StageCall, stage_task
 
 
@@ -12,8 +12,14 @@ def rl_preference(
     problems: PromptSetRef,
     prompts: PromptSetRef,
     reward_model: RewardModelRef,
+    rollouts: RolloutsRef | None = None,
 ) -> CheckpointRef:
     """Train on-policy against the pairwise judge."""
     return call.run(
-        checkpoint=checkpoint, tokenizer=tokenizer, problems=problems, prompts=prompts, reward_model=reward_model
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        problems=problems,
+        prompts=prompts,
+        reward_model=reward_model,
+        rollouts=rollouts,
     )

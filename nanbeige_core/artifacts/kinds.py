@@ -58,7 +58,7 @@ LAYOUTS: dict[Kind, Layout] = {
     Kind.SFT_DATASET: Layout(1, ("samples.parquet", "validation.parquet"), "chat samples with domains"),
     Kind.PREFERENCE_PAIRS: Layout(1, ("pairs.parquet", "validation.parquet"), "chosen and rejected responses"),
     Kind.TEACHER_LOGITS: Layout(1, ("header.json", "logits/*"), "cached teacher distributions"),
-    Kind.PASS_RATES: Layout(1, ("pass_rates.parquet", "samples.parquet"), "per-prompt pass rates, unfiltered"),
+    Kind.PASS_RATES: Layout(1, ("pass_rates.parquet",), "per-prompt pass rates, unfiltered, and their rollouts"),
     Kind.PROMPT_SET: Layout(1, ("prompts.parquet",), "prompts with what their verifier needs"),
     Kind.ROLLOUTS: Layout(1, ("rollouts.parquet",), "sampled responses with log-probabilities"),
     Kind.REWARD_MODEL: Layout(

@@ -16,9 +16,9 @@ def open_rollout_ledger(view: ArtifactView) -> RowLedger:
 
 def _prompts(view: ArtifactView) -> Iterator[tuple[str, str, list[int]]]:
     rewards: dict[str, dict[int, set[float]]] = {}
-    for row in read_rows(view.path / "rollouts", ("prompt_id", "step", "reward", "scored")):
+    for row in read_rows(view.path / "rollouts", ("prompt_id", "step", "reward")):
         group = rewards.setdefault(row["prompt_id"], {}).setdefault(row["step"], set())
-        if row["scored"]:
+        if row["reward"] is not None:
             group.add(row["reward"])
     for prompt_id, groups in rewards.items():
         live = sorted(step + 1 for step, seen in groups.items() if len(seen) > 1)

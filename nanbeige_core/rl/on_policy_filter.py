@@ -15,8 +15,8 @@ from nanbeige_core.contract import Job, Outcome, Plot, Section
 from nanbeige_core.recipe.configs.rl import OnPolicyFilterConfig
 from nanbeige_core.rl.prompts import FILE, RATES, STAGE_DOMAINS
 
-OTHER_BANDS = ((0.10, 0.90), (0.05, 0.95), (0.02, 0.98), (0.0, 1.0))
-"""Bands an empty result is compared with."""
+OTHER_BANDS = ((0.20, 0.80), (0.10, 0.90), (0.05, 0.95), (0.02, 0.98), (0.0, 1.0))
+"""Bands that a result, empty or not, is compared with."""
 
 
 class Rate(NamedTuple):
@@ -27,6 +27,8 @@ class Rate(NamedTuple):
     correct: int
     unscored: int
     rate: float | None
+    truncated: int = 0
+    """Responses that ran out of tokens; they count as wrong."""
 
 
 def decide(rate: Rate, *, low: float, high: float, strict: bool) -> str:
@@ -85,6 +87,7 @@ def run(job: Job) -> Outcome:
     problems = pq.read_table(job.inputs["problems"].path / FILE)
     heldout = _write(job.work, problems, config, {rate.prompt_id for rate in kept})
     counts = {reason: sum(d == reason for d in decisions.values()) for reason in ("too_hard", "too_easy", "unscored")}
+    cut = [r for r in rates if decisions[r.prompt_id] == "too_hard" and r.truncated == r.samples - r.correct > 0]
     leaked = expected_outside(kept, low=config.low, high=config.high)
     mean = sum(rate.rate or 0.0 for rate in kept) / len(kept)
     return Outcome(
@@ -97,6 +100,9 @@ def run(job: Job) -> Outcome:
             "kept": len(kept),
             "heldout": heldout,
             **{f"dropped_{k}": v for k, v in counts.items()},
+            # these might be solved in a longer window: hard is not what was measured
+            "too_hard_only_by_truncation": len(cut),
+            "truncated_responses": sum(rate.truncated for rate in rates),
         },
         metrics={"kept_share": len(kept) / len(rates), "kept_mean_rate": mean, "expected_outside": leaked},
         sections=_sections(config, rates, decisions),
@@ -160,4 +166,15 @@ def _sections(config: OnPolicyFilterConfig, rates: Sequence[Rate], decisions: di
             text=f"Exact binomial probability of keeping a prompt of a given true rate, {samples} samples.",
             table=table,
         ),
+        Section(
+            title="Other bands",
+            text="What each strict band would keep, and how many of those are expected to lie outside it by chance.",
+            table=[_band_row(rates, low, high) for low, high in OTHER_BANDS],
+        ),
     ]
+
+
+def _band_row(rates: Sequence[Rate], low: float, high: float) -> dict[str, object]:
+    kept = [rate for rate in rates if decide(rate, low=low, high=high, strict=True) == "kept"]
+    outside = expected_outside(kept, low=low, high=high)
+    return {"band": f"{low:g} to {high:g}", "kept": len(kept), "expected outside": round(outside, 1)}

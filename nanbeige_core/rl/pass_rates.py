@@ -6,7 +6,6 @@ zero; a truncated response is wrong and counted apart. The samples are kept with
 """
 
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,34 +13,30 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from transformers import PreTrainedTokenizerFast
 
 from nanbeige_core.contract import Job, Outcome, Plot, Section
 from nanbeige_core.evals.exact_match import encode_fitting
-from nanbeige_core.generate.engines import open_engine
 from nanbeige_core.generate.protocol import Completion, Engine
 from nanbeige_core.launch.ranks import barrier, rank, world_size
 from nanbeige_core.recipe.configs.base import SamplingConfig
 from nanbeige_core.recipe.configs.rl import PassRatesConfig
 from nanbeige_core.report.counting import count_rows
 from nanbeige_core.rl.judge import PairwiseJudge, judged_answer
+from nanbeige_core.rl.policy import Policy, open_judge, open_policy, open_scorer
 from nanbeige_core.rl.prompts import RATES, STAGE_DOMAINS, PromptRow, load_prompts
 from nanbeige_core.rl.rewards import VerifiedRewards
+from nanbeige_core.rl.rollout_table import FILE as ROLLOUTS
+from nanbeige_core.rl.rollout_table import (
+    StoredRollout,
+    describe_sampler,
+    policy_name,
+    to_table,
+    write_table,
+)
 from nanbeige_core.rl.scoring import Scorer
 
-SAMPLES = "samples.parquet"
-SAMPLE_SCHEMA = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("index", pa.int64()),
-        ("text", pa.string()),
-        ("outcome", pa.string()),
-        ("reason", pa.string()),
-        ("finish_reason", pa.string()),
-        ("tokens", pa.int64()),
-    ]
-)
 RATE_SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -137,8 +132,7 @@ def _preferred(win: float) -> str:
 def run(job: Job) -> Outcome:
     """Sample every problem of the domain several times and record what became of each response."""
     config: PassRatesConfig = job.config
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(job.inputs["tokenizer"].path)
-    engine = open_engine(job.inputs["checkpoint"].path, job.inputs["tokenizer"].path, job.runtime)
+    policy = open_policy(job)
     rows = load_prompts(
         job.inputs["problems"].path,
         splits={config.split},
@@ -151,81 +145,81 @@ def run(job: Job) -> Outcome:
             "nothing to measure. Build problems of these domains or choose another pass_rates.split."
         )
     chunks = [rows[start : start + config.chunk_prompts] for start in range(0, len(rows), config.chunk_prompts)]
-    directory = job.scratch / "chunks"
+    directory = job.scratch / "rollouts"
     directory.mkdir(exist_ok=True)
     with ExitStack() as opened:
-        grader = _open_grader(job, config, engine, opened)
+        grader = _open_grader(job, config, policy.engine, opened)
         for number in range(rank(), len(chunks), world_size()):
             path = directory / f"{number:05d}.parquet"
             if not path.exists():
-                _commit(path, _measure_chunk(engine, tokenizer, grader, chunks[number], config, number))
+                write_table(path, to_table(_measure_chunk(job, policy, grader, chunks[number], number)))
             job.progress((number + 1) / len(chunks), f"{number + 1} of {len(chunks)} chunks measured")
     barrier()
     return _merge(job, config, rows, [directory / f"{number:05d}.parquet" for number in range(len(chunks))])
 
 
 def _open_grader(job: Job, config: PassRatesConfig, engine: Engine, opened: ExitStack) -> Grader:
-    if config.domain != "preference":
-        return VerifiedGrader(engine, opened.enter_context(Scorer(cache=job.cache, workers=job.runtime.threads)))
-    if "reward_model" not in job.inputs:
-        raise ValueError(
-            f"stage {job.stage} measures preferences but has no input reward_model: an open answer has no gold result "
-            "to compare with. Wire the reward_model stage's artifact into its inputs."
-        )
-    judge = PairwiseJudge.open(job.inputs["reward_model"].path, job.inputs["tokenizer"].path, job.runtime)
-    return JudgedGrader(engine, judge, config)
+    if config.domain == "preference":
+        return JudgedGrader(engine, open_judge(job), config)
+    return VerifiedGrader(engine, open_scorer(job, opened, agent=config.verifier_agent))
 
 
 def _measure_chunk(
-    engine: Engine,
-    tokenizer: PreTrainedTokenizerFast,
-    grader: Grader,
-    rows: Sequence[PromptRow],
-    config: PassRatesConfig,
-    number: int,
-) -> pa.Table:
+    job: Job, policy: Policy, grader: Grader, rows: Sequence[PromptRow], number: int
+) -> list[StoredRollout]:
     """Draw and grade one chunk; its seed is its number's, so a redrawn chunk is the same."""
-    prompts = encode_fitting(tokenizer, rows, window=engine.window, max_new_tokens=config.sampling.max_new_tokens)
+    config: PassRatesConfig = job.config
+    engine = policy.engine
+    prompts = encode_fitting(
+        policy.tokenizer, rows, window=engine.window, max_new_tokens=config.sampling.max_new_tokens
+    )
     seed = config.seed * 1_000_003 + number
     drawn = engine.generate(prompts.ids, config.sampling, n=config.samples, seed=seed) if prompts.ids else []
     graded = grader.grade(prompts.rows, prompts.ids, drawn)
-    records: list[dict[str, object]] = []
-    for row, completions, result in zip(prompts.rows, drawn, graded, strict=True):
-        for index, item in enumerate(completions):
-            truncated = item.finish_reason == "length"
-            records.append(
-                {
-                    "prompt_id": row.id,
-                    "index": index,
-                    "text": result.texts[index],
-                    "outcome": "wrong" if truncated else result.outcomes[index],
-                    "reason": "truncated" if truncated else result.reasons[index],
-                    "finish_reason": item.finish_reason,
-                    "tokens": len(item.token_ids),
-                }
-            )
-    lost: dict[str, object] = {
-        "index": 0,
-        "text": "",
-        "outcome": "unscored",
-        "reason": NOT_FITTING,
-        "finish_reason": "",
-        "tokens": 0,
-    }
-    records += [{"prompt_id": row.id, **lost} for row in prompts.too_long]
-    return pa.Table.from_pylist(records, schema=SAMPLE_SCHEMA)
+    blank = StoredRollout(
+        stage=job.stage,
+        step=number,
+        prompt_id="",
+        sample=0,
+        prompt_tokens=(),
+        tokens=(),
+        logprobs=(),
+        text="",
+        reward=None,
+        verdict="unscored",
+        reason=NOT_FITTING,
+        finish_reason="",
+        policy=policy_name(job.inputs["checkpoint"].fingerprint, 0),
+        sampler=describe_sampler(config.sampling, seed),
+    )
+    return [
+        _graded(blank, row, index, item, result)
+        for row, completions, result in zip(prompts.rows, drawn, graded, strict=True)
+        for index, item in enumerate(completions)
+    ] + [blank._replace(prompt_id=row.id) for row in prompts.too_long]
 
 
-def _commit(path: Path, table: pa.Table) -> None:
-    partial = path.with_suffix(".partial")
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, path)
+def _graded(blank: StoredRollout, row: PromptRow, index: int, item: Completion, result: Outcomes) -> StoredRollout:
+    truncated = item.finish_reason == "length"
+    verdict = "wrong" if truncated else result.outcomes[index]
+    return blank._replace(
+        prompt_id=row.id,
+        sample=index,
+        prompt_tokens=item.prompt_ids,
+        tokens=item.token_ids,
+        logprobs=item.logprobs,
+        text=result.texts[index],
+        reward={"correct": 1.0, "wrong": 0.0}.get(verdict),
+        verdict=verdict,
+        reason="truncated" if truncated else result.reasons[index],
+        finish_reason=item.finish_reason,
+    )
 
 
 def summarise(samples: pa.Table, prompt_ids: Sequence[str]) -> pa.Table:
     """Return one row per prompt; `rate` is correct / (correct + wrong), null where nothing was scored."""
     counts = {name: dict.fromkeys(prompt_ids, 0) for name in ("samples", "correct", "wrong", "unscored", "truncated")}
-    columns = (samples[name].to_pylist() for name in ("prompt_id", "outcome", "finish_reason"))
+    columns = (samples[name].to_pylist() for name in ("prompt_id", "verdict", "finish_reason"))
     for prompt_id, outcome, finish_reason in zip(*columns, strict=True):
         counts["samples"][prompt_id] += 1
         counts[outcome][prompt_id] += 1
@@ -243,15 +237,15 @@ def _merge(job: Job, config: PassRatesConfig, rows: Sequence[PromptRow], paths: 
     samples = pa.concat_tables([pq.read_table(path) for path in paths])
     rates = summarise(samples, [row.id for row in rows])
     if rank() == 0:
-        _commit(job.work / SAMPLES, samples)
-        _commit(job.work / RATES, rates)
+        write_table(job.work / ROLLOUTS, samples)
+        write_table(job.work / RATES, rates)
     barrier()
     counts = {
         name: int(sum(rates[name].to_pylist())) for name in ("samples", "correct", "wrong", "unscored", "truncated")
     }
     known = [rate for rate in rates["rate"].to_pylist() if rate is not None]
     mean = sum(known) / len(known) if known else 0.0
-    tokens = int(sum(samples["tokens"].to_pylist()))
+    tokens = len(pc.list_flatten(samples["tokens"]))
     return Outcome(
         summary=(
             f"{len(rows)} {config.domain} problems sampled {config.samples} times: mean pass rate {mean:.3f}, "
@@ -284,7 +278,7 @@ def _histogram(rates: Sequence[float]) -> Section:
 
 def _reasons(samples: pa.Table) -> Section:
     found: Counter[tuple[str, str]] = Counter()
-    for outcome, reason in zip(samples["outcome"].to_pylist(), samples["reason"].to_pylist(), strict=True):
+    for outcome, reason in zip(samples["verdict"].to_pylist(), samples["reason"].to_pylist(), strict=True):
         # a number in a reason would make every row its own kind
         kind = " ".join(word for word in reason.split() if not any(c.isdigit() for c in word))
         found[outcome, kind] += 1
@@ -299,7 +293,7 @@ def _examples(samples: pa.Table, rows: Sequence[PromptRow]) -> Section:
         {
             "prompt": prompts[item["prompt_id"]].prompt[:200],
             "response": item["text"][:200],
-            "outcome": item["outcome"],
+            "outcome": item["verdict"],
             "reason": item["reason"],
         }
         for item in picked

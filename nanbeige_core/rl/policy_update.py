@@ -104,37 +104,48 @@ def add_old_log_probs(trainer: Trainer, batches: Sequence[Batch], *, temperature
         batch.extra["old_BS"] = old_BS
 
 
+def policy_objective(
+    logits_BSV_tp: Tensor, batch: Batch, config: PolicyLossConfig, *, temperature: float, vocab_size: int
+) -> tuple[Tensor, TokenRecord]:
+    """Return one micro-batch's share of the global loss, and what the log wants to know of its tokens.
+
+    Logits are divided by the sampler's temperature, so both speak of one policy. Collectives: those of
+    `vocab_parallel_log_probs`.
+    """
+    scaled = logits_BSV_tp if temperature == 1 else logits_BSV_tp.float() / temperature
+    result = policy_loss(
+        vocab_parallel_log_probs(scaled, batch.labels_BS, vocab_size),
+        batch.extra["gen_BS"],
+        batch.extra["advantage_BS"],
+        batch.loss_mask_BS,
+        old_BS=batch.extra.get("old_BS"),
+        clip=Clip(config.clip_low, config.clip_high, config.dual_clip),
+        importance_cap=config.importance_cap,
+    )
+    mask = batch.loss_mask_BS > 0
+    cap = config.importance_cap or float("inf")
+    record = TokenRecord(
+        gap=result.importance_BS.detach()[mask].log().tolist(),
+        ratio=result.ratio_BS[mask].tolist(),
+        clipped_low=int(result.clipped_low_BS.sum()),
+        clipped_high=int(result.clipped_high_BS.sum()),
+        capped=int((result.importance_BS[mask] > cap).sum()),
+    )
+    return (result.losses_BS * batch.extra["weight_BS"]).sum(), record
+
+
 def update_policy(
     trainer: Trainer, batches: Sequence[Batch], config: PolicyLossConfig, *, temperature: float
 ) -> Update:
-    """Take one optimizer step. Logits are divided by the sampler's temperature, so both speak of one policy."""
+    """Take one optimizer step."""
     seen: list[TokenRecord] = []
-    clip = Clip(config.clip_low, config.clip_high, config.dual_clip)
 
     def loss(logits_BSV_tp: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        scaled = logits_BSV_tp if temperature == 1 else logits_BSV_tp.float() / temperature
-        new_BS = vocab_parallel_log_probs(scaled, batch.labels_BS, trainer.vocab_size)
-        result = policy_loss(
-            new_BS,
-            batch.extra["gen_BS"],
-            batch.extra["advantage_BS"],
-            batch.loss_mask_BS,
-            old_BS=batch.extra.get("old_BS"),
-            clip=clip,
-            importance_cap=config.importance_cap,
+        value, record = policy_objective(
+            logits_BSV_tp, batch, config, temperature=temperature, vocab_size=trainer.vocab_size
         )
-        mask = batch.loss_mask_BS > 0
-        cap = config.importance_cap or float("inf")
-        seen.append(
-            TokenRecord(
-                gap=result.importance_BS.detach()[mask].log().tolist(),
-                ratio=result.ratio_BS[mask].tolist(),
-                clipped_low=int(result.clipped_low_BS.sum()),
-                clipped_high=int(result.clipped_high_BS.sum()),
-                capped=int((result.importance_BS[mask] > cap).sum()),
-            )
-        )
-        return (result.losses_BS * batch.extra["weight_BS"]).sum(), {"tokens": batch.loss_mask_BS.sum()}
+        seen.append(record)
+        return value, {"tokens": batch.loss_mask_BS.sum()}
 
     stats = trainer.train_step(batches, loss) if batches else None
     return Update(stats, merge_records(seen))

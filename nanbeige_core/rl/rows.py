@@ -6,10 +6,9 @@ _OUTCOMES = {"correct": 1.0, "wrong": 0.0, "unscored": None}
 _POLICY = StageRows(
     tables=(
         RowTable(
-            "rollout", "rollouts/*.parquet", ("step", "prompt_id", "number"), {"prompt_id": ("prompts",)},
-            tokens="token_ids", columns=("policy_version", "reward", "scored", "reason", "finish_reason"),
-            says="reward {reward:.3f} ({reason}, ended by {finish_reason}); written by the policy after "
-            "{policy_version} updates of this stage",
+            "rollout", "rollouts/*.parquet", ("step", "prompt_id", "sample"), {"prompt_id": ("prompts",)},
+            text=("text",), columns=("policy", "reward", "verdict", "reason", "finish_reason"),
+            says="{verdict}, reward {reward:.3f} ({reason}, ended by {finish_reason}); written by policy {policy}",
             written_by=("checkpoint",), score="reward", subject="prompt_id",
         ),
     ),
@@ -27,9 +26,9 @@ ROWS: dict[str, StageRows] = {
                 says="solved {correct} of {samples} times, {unscored} unscored", score="rate", subject="prompt_id",
             ),
             RowTable(
-                "measured response", "samples.parquet", ("prompt_id", "index"), {"prompt_id": ("problems",)},
-                text=("text",), columns=("outcome", "reason"), written_by=("checkpoint",),
-                says="{outcome}: {reason}", score="outcome", values=_OUTCOMES, subject="prompt_id",
+                "measured response", "rollouts.parquet", ("prompt_id", "sample"), {"prompt_id": ("problems",)},
+                text=("text",), columns=("verdict", "reason"), written_by=("checkpoint",),
+                says="{verdict}: {reason}", score="verdict", values=_OUTCOMES, subject="prompt_id",
             ),
         ),
         inherits=("reward_model",),

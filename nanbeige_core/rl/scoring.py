@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import NamedTuple, cast, get_args
 
 from nanbeige_core.rl.prompts import PromptRow
+from nanbeige_core.verify.agentic import Chats
 from nanbeige_core.verify.verdict import Verdict, VerificationRequest, Verifier, VerifierKind, open_verifier
 
 
@@ -24,9 +25,11 @@ class Answered(NamedTuple):
 class Scorer:
     """Verify responses of any mix of math and code prompts; use as a context manager."""
 
-    def __init__(self, *, cache: Path, workers: int) -> None:
+    def __init__(self, *, cache: Path, workers: int, agent: Chats | None = None) -> None:
+        """Open nothing yet; `agent` judges what the ladder for mathematics cannot read."""
         self._cache = cache
         self._workers = workers
+        self._agent = agent
         self._open = ExitStack()
         self._verifiers: dict[str, Verifier] = {}
 
@@ -59,7 +62,9 @@ class Scorer:
                 "is compared by a reward model. Score domain general with rl.judge."
             )
         if kind not in self._verifiers:
-            opened = open_verifier(cast(VerifierKind, kind), workers=self._workers, cache=self._cache)
+            opened = open_verifier(
+                cast(VerifierKind, kind), workers=self._workers, cache=self._cache, agent=self._agent
+            )
             self._verifiers[kind] = self._open.enter_context(opened)
         return self._verifiers[kind]
 

@@ -1,76 +1,42 @@
-"""The numbers of each RL step that tell a healthy run from a sick one, and the rollouts table."""
+"""The numbers of each RL step that tell a healthy run from a sick one."""
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+import math
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from nanbeige_core.rl.policy_update import TokenRecord
-from nanbeige_core.rl.rewards import Rollout
 
 LENGTH_BINS = 4
 """Rewards are also averaged within this many equal shares of the longest response."""
 
 
-class Sample(NamedTuple):
-    """One rollout as it is gathered, logged and stored."""
-
-    prompt_id: str
-    number: int
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: str
-    reward: float
-    scored: bool
-    reason: str
-    prompt_tokens: int
-
-
-def to_samples(groups: Sequence[Sequence[Rollout]]) -> list[Sample]:
-    """Return the groups' rollouts as rows, without text."""
-    return [
-        Sample(
-            prompt_id=rollout.row.id,
-            number=number,
-            token_ids=rollout.completion.token_ids,
-            logprobs=rollout.completion.logprobs,
-            finish_reason=rollout.completion.finish_reason,
-            reward=rollout.reward,
-            scored=rollout.scored,
-            reason=rollout.reason,
-            prompt_tokens=len(rollout.completion.prompt_ids),
-        )
-        for group in groups
-        for number, rollout in enumerate(group)
-    ]
-
-
-def summarise_rollout(samples: Sequence[Sample], *, longest: int) -> dict[str, float]:
-    """Return reward, entropy, dead groups, truncation and lengths of one step's rollouts of all ranks.
+def summarise_rollout(table: pa.Table, *, longest: int) -> dict[str, float]:
+    """Return reward, entropy, dead groups, truncation and lengths of rollouts (columns of `rollout_table.SCHEMA`).
 
     `entropy` is the mean of -log p over sampled tokens, an unbiased estimate at the sampling temperature.
     """
-    rewards = np.array([sample.reward for sample in samples if sample.scored])
-    lengths = np.array([len(sample.token_ids) for sample in samples])
-    logprobs = np.concatenate([np.asarray(sample.logprobs) for sample in samples])
-    groups: dict[str, list[float]] = {}
-    for sample in samples:
-        groups.setdefault(sample.prompt_id, []).extend([sample.reward] if sample.scored else [])
+    rewards = [math.nan if value is None else value for value in table["reward"].to_pylist()]
+    known = [value for value in rewards if not math.isnan(value)]
+    lengths: list[int] = pc.list_value_length(table["tokens"]).to_pylist()
+    groups: dict[tuple[int, str], list[float]] = {}
+    keys = zip(table["step"].to_pylist(), table["prompt_id"].to_pylist(), strict=True)
+    for key, reward in zip(keys, rewards, strict=True):
+        groups.setdefault(key, []).extend([] if math.isnan(reward) else [reward])
+    logprobs = pc.list_flatten(table["logprobs"]).to_numpy()
     result = {
-        "reward": float(rewards.mean()) if len(rewards) else 0.0,
-        "entropy": float(-logprobs.mean()),
+        "reward": float(np.mean(known)) if known else 0.0,
+        "entropy": float(-logprobs.astype(np.float64).mean()) if len(logprobs) else 0.0,
         "dead_group_share": float(np.mean([len(set(values)) < 2 for values in groups.values()])),
-        "truncated_share": float(np.mean([sample.finish_reason == "length" for sample in samples])),
-        "unscored_share": float(np.mean([not sample.scored for sample in samples])),
-        "response_tokens": float(lengths.mean()),
+        "truncated_share": float(np.mean([reason == "length" for reason in table["finish_reason"].to_pylist()])),
+        "unscored_share": 1 - len(known) / max(1, len(rewards)),
+        "response_tokens": float(np.mean(lengths)),
+        "sampled_tokens": float(sum(lengths)),
     }
     for part in range(LENGTH_BINS):
         low, high = longest * part / LENGTH_BINS, longest * (part + 1) / LENGTH_BINS
-        inside = [s.reward for s in samples if s.scored and low < len(s.token_ids) <= high]
+        inside = [r for r, n in zip(rewards, lengths, strict=True) if not math.isnan(r) and low < n <= high]
         if inside:
             result[f"reward_length_{part + 1}_of_{LENGTH_BINS}"] = float(np.mean(inside))
     return result
@@ -95,13 +61,3 @@ def summarise_update(record: TokenRecord) -> dict[str, float]:
         "importance_capped_share": record.capped / len(gap),
         "trained_tokens": float(len(gap)),
     }
-
-
-def write_rollouts(directory: Path, step: int, samples: Sequence[Sample], *, version: int) -> None:
-    """Write one step's rollouts as `step-<n>.parquet`, atomically; a repeated step replaces its file."""
-    directory.mkdir(parents=True, exist_ok=True)
-    columns = {name: [getattr(sample, name) for sample in samples] for name in Sample._fields}
-    table = pa.table({"step": [step] * len(samples), "policy_version": [version] * len(samples), **columns})
-    partial = directory / f"step-{step:05d}.partial"
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, directory / f"step-{step:05d}.parquet")

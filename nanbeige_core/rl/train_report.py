@@ -3,28 +3,22 @@
 from collections.abc import Sequence
 
 from nanbeige_core.contract import Gain, Outcome, Plot, Section
-from nanbeige_core.evals.exact_match import EncodedPrompts
 from nanbeige_core.evals.statistics import Interval, paired_difference
 from nanbeige_core.recipe.configs.rl import RlConfig
 from nanbeige_core.rl.held_out import Measured
+from nanbeige_core.rl.stage import Stage
 
 History = Sequence[dict[str, float]]
 SHOWN = 6
 """Sample responses in the report."""
 
 
-def build_outcome(
-    config: RlConfig,
-    metric: str,
-    before: Measured,
-    after: Measured,
-    history: History,
-    prompts: EncodedPrompts,
-) -> Outcome:
+def build_outcome(stage: Stage, before: Measured, after: Measured) -> Outcome:
     """Return the outcome of a finished RL stage."""
+    config, history, prompts = stage.config, stage.history, stage.prompts
     interval = paired_difference(before.values, after.values)
     gain = Gain(
-        metric=metric,
+        metric=stage.held_out.metric,
         before=before.mean,
         after=after.mean,
         n=len(before.values),
@@ -32,8 +26,10 @@ def build_outcome(
         high=interval.high,
     )
     sampled = int(sum(entry["sampled_tokens"] for entry in history))
+    fallen = stage.monitor.regressions(history)
+    lost = f" REGRESSION of earlier domains: {'; '.join(map(str, fallen))}." if fallen else ""
     return Outcome(
-        summary=_summary(config, history, before, after, interval),
+        summary=_summary(config, history, before, after, interval) + lost,
         counts={
             "prompts": len(prompts.rows),
             "dropped_too_long": len(prompts.too_long),
@@ -41,17 +37,20 @@ def build_outcome(
             "updates": int(sum(entry["updates"] for entry in history)),
             "rollouts": len(history) * config.prompts_per_step * config.group_size,
             "heldout_problems": len(before.values),
+            **({"regressed_domains": len(fallen)} if stage.monitor.baselines else {}),
         },
         metrics=_metrics(history),
         tokens=sampled,
         gain=gain,
-        sections=[*_curves(history), _samples(before, after)],
+        sections=[*stage.sections, *stage.monitor.sections(history), *_curves(history), _samples(before, after)],
     )
 
 
 def _summary(config: RlConfig, history: History, before: Measured, after: Measured, interval: Interval) -> str:
     idle = sum(entry["updates"] == 0 for entry in history)
     skipped = f" {idle} steps had no group to learn from." if idle else ""
+    if len(history) < config.steps:
+        skipped += f" Stopped at a plateau, {config.steps - len(history)} steps early."
     return (
         f"{len(history)} on-policy steps of {config.prompts_per_step} prompts x {config.group_size} responses moved "
         f"the held-out score from {before.mean:.3f} to {after.mean:.3f} (95 % interval of the difference "

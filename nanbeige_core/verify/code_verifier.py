@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanbeige_core.verify.answer import final_part
-from nanbeige_core.verify.sandbox import FUEL_PER_TEST, Program, ProgramResult, Sandbox, open_sandbox
+from nanbeige_core.verify.sandbox import FUEL_PER_TEST, Needs, Program, ProgramResult, Sandbox, open_sandbox
 from nanbeige_core.verify.typed_data import same_value
 from nanbeige_core.verify.verdict import Verdict, VerificationRequest
 
@@ -23,6 +23,7 @@ class Tests(NamedTuple):
     inputs: list[Any]
     expected: list[Any]
     fuel: int
+    needs: Needs = "stdlib"
 
 
 def read_tests(row: VerificationRequest) -> Tests:
@@ -36,7 +37,9 @@ def read_tests(row: VerificationRequest) -> Tests:
             "least one test and the name of a function: without tests every program would pass. Rebuild the prompt set."
         )
     inputs, expected = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    return Tests(None if scripted else spec["entry"], inputs, expected, int(spec.get("fuel", FUEL_PER_TEST)))
+    needs: Needs = "system" if spec.get("needs") == "system" else "stdlib"
+    fuel = int(spec.get("fuel", FUEL_PER_TEST))
+    return Tests(None if scripted else spec["entry"], inputs, expected, fuel, needs)
 
 
 def extract_program(response: str) -> str | None:
@@ -80,25 +83,26 @@ def plan(row: VerificationRequest) -> Verdict | tuple[str, str, Tests]:
 def programs_of(source: str, tests: Tests) -> list[Program]:
     """Return the runs of one program: one for a function, one per test for a script."""
     if tests.entry is None:
-        return [Program(source, None, [text], tests.fuel) for text in tests.inputs]
-    return [Program(source, tests.entry, tests.inputs, tests.fuel)]
+        return [Program(source, None, [text], tests.fuel, tests.needs) for text in tests.inputs]
+    return [Program(source, tests.entry, tests.inputs, tests.fuel, tests.needs)]
 
 
 def judge(results: Sequence[ProgramResult], tests: Tests) -> Verdict:
     """Compare all values with all expected ones; a missing value fails, a failure of the machinery is unscored."""
     causes = [result.cause for result in results if result.cause != "completed"]
+    engine = results[0].engine
     if "infra" in causes:
-        return Verdict("unscored", next(r.detail for r in results if r.cause == "infra"), "wasm")
+        return Verdict("unscored", next(r.detail for r in results if r.cause == "infra"), engine)
     if causes:
-        return Verdict("wrong", causes[0], "wasm")
+        return Verdict("wrong", causes[0], engine)
     values = [value for result in results for value in result.values]
     if len(values) != len(tests.expected):
-        return Verdict("wrong", "protocol", "wasm")
+        return Verdict("wrong", "protocol", engine)
     compare = same_output if tests.entry is None else same_value
     passed = sum(map(compare, values, tests.expected))
     if passed == len(values):
-        return Verdict("correct", "all tests", "wasm")
-    return Verdict("wrong", "some tests" if passed else "no test", "wasm")
+        return Verdict("correct", "all tests", engine)
+    return Verdict("wrong", "some tests" if passed else "no test", engine)
 
 
 def same_output(found: Any, expected: Any) -> bool:

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from nanbeige_core.verify.answer import NoAnswer, extract_answer, final_part
-from nanbeige_core.verify.equivalence import compare_quickly
+from nanbeige_core.verify.equivalence import Question, compare_quickly
 from nanbeige_core.verify.tool_call import BadCall, calculate, read_call
 from nanbeige_core.verify.verdict import Verdict, VerificationRequest
 from nanbeige_core.verify.workers import WorkerLost, WorkerPool
@@ -21,31 +21,29 @@ WALL_SECONDS = 60.0
 REMEMBERED = 10_000
 """Symbolic decisions kept, because the responses of one group often agree."""
 
-Pair = tuple[str, str]
-
 
 class MathVerifier:
     r"""Judge the last `\boxed{}` after the thinking against `spec["gold"]`; spec["tool"] judges a tool call."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self._pool = pool
-        self._known: OrderedDict[Pair, Verdict] = OrderedDict()
+        self._known: OrderedDict[Question, Verdict] = OrderedDict()
 
     def verify(self, rows: Sequence[VerificationRequest]) -> list[Verdict]:
         """Return one verdict per row; only pairs no quick rung decides reach the workers, each pair once."""
         quick = [judge_quickly(row) for row in rows]
-        pending = list(dict.fromkeys(pair for pair in quick if isinstance(pair, tuple) and pair not in self._known))
+        pending = list(dict.fromkeys(pair for pair in quick if isinstance(pair, Question) and pair not in self._known))
         requests: list[dict[str, Any]] = [{"answer": answer, "gold": gold} for answer, gold in pending]
         for pair, reply in zip(pending, self._pool.map(requests, WALL_SECONDS), strict=True):
             self._known[pair] = judge_reply(reply)
-        verdicts = [self._known[item] if isinstance(item, tuple) else item for item in quick]
+        verdicts = [self._known[item] if isinstance(item, Question) else item for item in quick]
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return verdicts
 
 
-def judge_quickly(row: VerificationRequest) -> Verdict | Pair:
-    """Return the verdict of the rungs that need no worker, or the (answer, gold) pair for the one that does."""
+def judge_quickly(row: VerificationRequest) -> Verdict | Question:
+    """Return the verdict of the rungs that need no worker, or the question for the one that does."""
     gold = row.spec.get("gold")
     if not isinstance(gold, str):
         raise ValueError(
@@ -60,8 +58,8 @@ def judge_quickly(row: VerificationRequest) -> Verdict | Pair:
     if isinstance(answer, NoAnswer):
         return Verdict("wrong", answer.reason, "extract")
     decision = compare_quickly(answer.text, gold)
-    if decision == "undecided":
-        return answer.text, gold
+    if isinstance(decision, Question):
+        return decision
     return Verdict("correct" if decision == "same" else "wrong", decision, "exact")
 
 

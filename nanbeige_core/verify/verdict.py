@@ -5,10 +5,13 @@ never counted as wrong. A response without an answer, or cut off, is wrong.
 """
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from nanbeige_core.verify.agentic import Chats
 
 Judgement = Literal["correct", "wrong", "unscored"]
 VerifierKind = Literal["math", "code"]
@@ -50,16 +53,28 @@ class Verifier(Protocol):
 
 
 @contextmanager
-def open_verifier(kind: VerifierKind, *, workers: int, cache: Path) -> Generator[Verifier]:
+def open_verifier(
+    kind: VerifierKind, *, workers: int, cache: Path, agent: "Chats | None" = None
+) -> Generator[Verifier]:
     """Yield a verifier with its worker processes; they end with the block.
+
+    With `agent`, a model that may run Python judges the mathematical answers that the ladder cannot read.
 
     Raises SandboxUnavailable for `code` where no sandbox engine works.
     """
     if kind == "math":
         from nanbeige_core.verify.math_verifier import open_math_verifier
 
-        with open_math_verifier(workers=workers) as verifier:
-            yield verifier
+        with ExitStack() as opened:
+            ladder = opened.enter_context(open_math_verifier(workers=workers))
+            if agent is None:
+                yield ladder
+                return
+            from nanbeige_core.verify.agentic import AgenticVerifier, EscalatingVerifier
+            from nanbeige_core.verify.sandbox import open_sandbox
+
+            sandbox = opened.enter_context(open_sandbox(workers=workers, cache=cache))
+            yield EscalatingVerifier(ladder, AgenticVerifier(agent, sandbox))
     else:
         from nanbeige_core.verify.code_verifier import open_code_verifier
 

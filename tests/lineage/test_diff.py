@@ -47,7 +47,7 @@ def test_samples_show_the_same_prompt_twice(both: tuple[Made, Diff]) -> None:
     made, found = both
     prompts = {row["id"]: row["prompt"] for row in read_rows(made.path("problems") / "prompts.parquet")}
     texts = [
-        {(row["prompt_id"], row["text"]) for row in read_rows(Path(made.store.root) / address / "samples.parquet")}
+        {(row["prompt_id"], row["text"]) for row in read_rows(Path(made.store.root) / address / "rollouts.parquet")}
         for address in (found.a, found.b)
     ]
     assert len(found.samples) == 2

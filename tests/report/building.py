@@ -84,8 +84,8 @@ def partial_run(store: Store) -> tuple[Plan, dict[str, Manifest]]:
     unclear = Gain(metric="heldout_exact_match", before=0.3, after=0.3, n=300, low=-0.02, high=0.02)
     add("dpd", *trained(terms, unclear))
     rates = [{"prompt_id": f"p-{at}", "samples": 8, "correct": at, "unscored": 0, "rate": at / 8} for at in range(9)]
-    answers = [{"prompt_id": "p-1", "text": HOSTILE, "outcome": "wrong", "reason": "different"}]
-    files = {"pass_rates.parquet": as_table(rates), "samples.parquet": as_table(answers)}
+    answers = [{"prompt_id": "p-1", "text": HOSTILE, "verdict": "wrong", "reason": "different"}]
+    files = {"pass_rates.parquet": as_table(rates), "rollouts.parquet": as_table(answers)}
     add("pass_rates_stem", Outcome(summary="rates"), files)
     add("filter_stem", Outcome(summary="7 of 9 kept"), {"prompts.parquet": as_table(prompts)})
     rewards = [{"step": s, "reward": 0.2 + s / 50, "dead_group_share": 0.3} for s in range(10)]

@@ -93,15 +93,15 @@ def test_pass_rates_are_shown_with_prompt_response_and_verdict(store: Store) -> 
     seal_stage(store, plan, "problems", Outcome(summary="p"), {"prompts.parquet": as_table(prompts)})
     rates = [{"prompt_id": f"p-{at}", "rate": at / 20} for at in range(20)]
     samples = [
-        {"prompt_id": f"p-{at}", "text": f"r {at}", "outcome": "wrong", "reason": "no answer"} for at in range(20)
+        {"prompt_id": f"p-{at}", "text": f"r {at}", "verdict": "wrong", "reason": "no answer"} for at in range(20)
     ]
-    files = {"pass_rates.parquet": as_table(rates), "samples.parquet": as_table(samples)}
+    files = {"pass_rates.parquet": as_table(rates), "rollouts.parquet": as_table(samples)}
     sections = inspect(store, seal_stage(store, plan, "pass_rates_stem", Outcome(summary="r"), files), 1)
     assert section(sections, "Outcomes by reason").table == [
-        {"outcome": "wrong", "reason": "no answer", "responses": 20}
+        {"verdict": "wrong", "reason": "no answer", "responses": 20}
     ]
     row = section(sections, "Examples of decile 10 of 10 by pass rate").table[0]
-    assert (row["prompt"], row["response"], row["outcome"]) == ("question 18", "r 18", "wrong")
+    assert (row["prompt"], row["response"], row["verdict"]) == ("question 18", "r 18", "wrong")
 
 
 def test_chat_samples_are_shown_turn_by_turn(store: Store) -> None:

