@@ -1,10 +1,8 @@
 """The `nanbeige` command: plan, run, look.
 
-`plan`, `ls` and `show` need no server and import no Prefect. Exit status: 0 done, 1 a stage failed, 2 the request
-or the recipe is wrong.
+`plan`, `ls` and `show` need no server and import no Prefect. What an exit status says is in `flows/exit_codes.py`.
 """
 
-import json
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -12,7 +10,10 @@ from typing import Annotated, NoReturn
 import typer
 from rich.markup import escape
 
+from flows.commands import doctor, keep, reference, verify
+from flows.completion import complete_stage, complete_sweep
 from flows.console import (
+    ArtifactArgument,
     FileOption,
     ForceOption,
     FromOption,
@@ -27,10 +28,13 @@ from flows.console import (
     console,
     open_store,
     plan_recipe,
+    print_json,
     print_plan,
     print_rows,
     print_summary,
+    words_aside,
 )
+from flows.exit_codes import ExitCode, exit_code_table
 from flows.parameters import ALL, RECIPE_FILE
 from nanbeige_core.errors import ArtifactError, RecipeError, StageError
 from nanbeige_core.recipe.load import load_profile_names
@@ -40,6 +44,7 @@ from nanbeige_core.report.stage_report import describe_gain
 
 app = typer.Typer(
     help="Run the Nanbeige4-3B recipe, or any part of it, from pipelines.yaml.",
+    epilog=f"Exit status:\n\n{exit_code_table()}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -60,7 +65,7 @@ def plan(
     """Show what would run, what would be reused, and why. Needs no server and changes nothing."""
     made = plan_recipe(file, profile, overrides, store, Selection(start or None, only or None, until or None, force))
     if as_json:
-        print(json.dumps(plan_rows(made), indent=1))
+        print_json(plan_rows(made))
         return
     print_plan(made)
 
@@ -76,55 +81,68 @@ def run(
     file: FileOption = RECIPE_FILE,
     store: StoreOption = "store",
     port: PortOption = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Run the recipe through Prefect; a server is started if none is configured, and stopped afterwards."""
     selection = Selection(start or None, only or None, until or None, force)
-    made = plan_recipe(file, profile, overrides, store, selection)
-    print_plan(made)
-    from flows.server import prefect_server
+    with words_aside(as_json):
+        made = plan_recipe(file, profile, overrides, store, selection)
+        print_plan(made)
+        from flows.server import prefect_server
 
-    with prefect_server(port or None) as url:
-        console.print(f"Prefect UI: {url.removesuffix('/api')}/v2/dashboard", highlight=False)
-        from flows.pipeline import recipe
+        with prefect_server(port or None) as url:
+            console.print(f"Prefect UI: {url.removesuffix('/api')}/v2/dashboard", highlight=False)
+            from flows.pipeline import recipe
 
-        recipe(
-            profile=profile,
-            start_from=start or ALL,
-            until=until or ALL,
-            only=only or ALL,
-            force=force,
-            overrides=overrides,
-            file=str(file),
-            store=store,
-        )
-    print_summary(plan_recipe(file, profile, overrides, store, Selection()), made, store)
+            executed = recipe(
+                profile=profile,
+                start_from=start or ALL,
+                until=until or ALL,
+                only=only or ALL,
+                force=force,
+                overrides=overrides,
+                file=str(file),
+                store=store,
+            )
+        rows = print_summary(plan_recipe(file, profile, overrides, store, Selection()), made, store)
+    if as_json:
+        print_json({"plan": plan_rows(made), "executed": executed, "stages": rows})
 
 
 @app.command()
 def sweep(
-    name: Annotated[str, typer.Argument(help="A sweep of the recipe file.")],
+    name: Annotated[str, typer.Argument(help="A sweep of the recipe file.", autocompletion=complete_sweep)],
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = RECIPE_FILE,
     store: StoreOption = "store",
     port: PortOption = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Run every arm of a sweep; what arms share is made once."""
-    from flows.server import prefect_server
+    with words_aside(as_json):
+        from flows.server import prefect_server
 
-    with prefect_server(port or None):
-        from flows.sweep import sweep as sweep_flow
+        with prefect_server(port or None):
+            from flows.sweep import sweep as sweep_flow
 
-        rows = sweep_flow(sweep=name, overrides=overrides, file=str(file), store=store)
-    print_rows(rows, f"sweep {name}")
+            rows = sweep_flow(sweep=name, overrides=overrides, file=str(file), store=store)
+        print_rows(rows, f"sweep {name}")
+    if as_json:
+        print_json({"sweep": name, "points": rows})
 
 
 @app.command()
-def up(store: StoreOption = "store", port: PortOption = 0) -> None:
+def up(store: StoreOption = "store", port: PortOption = 0, as_json: JsonOption = False) -> None:
     """Start the Prefect server and serve the deployments, so that runs can be triggered from the UI. Ctrl-C stops."""
     from flows.server import start_server
 
     with start_server(port or None) as url:
-        console.print(f"Prefect UI: {url.removesuffix('/api')}/v2/deployments   (Ctrl-C stops)", highlight=False)
+        page = f"{url.removesuffix('/api')}/v2/deployments"
+        if as_json:
+            print_json({"api": url, "ui": page, "store": store})
+            sys.stdout.flush()
+        else:
+            console.print(f"Prefect UI: {page}   (Ctrl-C stops)", highlight=False)
         from flows.deployments import serve_deployments
 
         serve_deployments(store)
@@ -132,21 +150,21 @@ def up(store: StoreOption = "store", port: PortOption = 0) -> None:
 
 @app.command()
 def ls(
-    stage: Annotated[str, typer.Argument(help="Only this stage.")] = "",
+    stage: Annotated[str, typer.Argument(help="Only this stage.", autocompletion=complete_stage)] = "",
     store: StoreOption = "store",
     as_json: JsonOption = False,
 ) -> None:
     """List the artifacts in the store, newest first."""
     rows = [artifact_row(manifest) for manifest in open_store(store).manifests(stage or None)]
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print_json(rows)
         return
     print_rows(rows, f"{len(rows)} artifacts in {store}")
 
 
 @app.command()
 def show(
-    artifact: Annotated[str, typer.Argument(help="A stage name, stage/prefix, or a fingerprint prefix.")],
+    artifact: ArtifactArgument,
     store: StoreOption = "store",
     as_json: JsonOption = False,
 ) -> None:
@@ -173,25 +191,25 @@ def show(
 
 
 @app.command()
-def verify(store: StoreOption = "store") -> None:
-    """Hash every file of every artifact again and report what differs from its manifest."""
-    opened = open_store(store)
-    damaged = {m.reference.address: files for m in opened.manifests() if (files := opened.verify(m))}
-    for address, files in damaged.items():
-        console.print(f"[red]{address}[/red]: {', '.join(files)}")
-    console.print(f"{len(opened.manifests()) - len(damaged)} artifacts are as recorded, {len(damaged)} are not")
-    if damaged:
-        raise typer.Exit(1)
-
-
-@app.command()
-def profiles(file: FileOption = RECIPE_FILE) -> None:
+def profiles(file: FileOption = RECIPE_FILE, as_json: JsonOption = False) -> None:
     """List the profiles of the recipe file."""
-    print_rows([{"profile": name, "for": entry.title} for name, entry in load_profile_names(file).items()], "")
+    rows = [
+        {"profile": name, "for": entry.title, "cores": entry.cores} for name, entry in load_profile_names(file).items()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    print_rows(rows, "")
 
 
-def _fail(message: str, status: int) -> NoReturn:
+for command in (verify, keep, doctor, reference):
+    command.register(app)
+
+
+def _fail(message: str, status: ExitCode) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
+    if "--json" in sys.argv[1:]:
+        print_json({"error": message, "exit_status": status.value})
     sys.stdout.flush()
     sys.exit(status)
 
@@ -202,11 +220,11 @@ def main() -> None:
     try:
         app()
     except RecipeError as error:
-        _fail(str(error), 2)
+        _fail(str(error), ExitCode.WRONG_REQUEST)
     except (ArtifactError, StageError) as error:
-        _fail(str(error), 1)
+        _fail(str(error), ExitCode.FAILED)
     except KeyboardInterrupt:
-        _fail("interrupted; finished stages are kept, run the same command again to go on", 130)
+        _fail("interrupted; finished stages are kept, run the same command again to go on", ExitCode.INTERRUPTED)
 
 
 if __name__ == "__main__":

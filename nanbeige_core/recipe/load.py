@@ -214,7 +214,11 @@ def _known_names(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]
     return [field.alias or name for name, field in current.model_fields.items()]
 
 
+def read_recipe_file(path: Path) -> RecipeFile:
+    """Return the validated file, interpolations unresolved, without loading its stages."""
+    return _validated(RecipeFile, OmegaConf.to_container(_read(path), resolve=False), str(path))
+
+
 def load_profile_names(path: Path) -> dict[str, ProfileEntry]:
     """Return the profiles of a recipe file without loading its stages."""
-    tree = _read(path)
-    return _validated(RecipeFile, OmegaConf.to_container(tree, resolve=False), str(path)).profiles
+    return read_recipe_file(path).profiles
