@@ -7,6 +7,7 @@ survey changes nothing; `collect` deletes, manifest first, so that a collection 
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -23,7 +24,9 @@ from nanbeige_core.artifacts.manifest import MANIFEST_NAME, Manifest
 from nanbeige_core.artifacts.pins import list_aliases, list_pins
 from nanbeige_core.artifacts.store import CONTROL, Store
 
-What = Literal["artifact", "work", "replaced", "download", "record", "lock"]
+What = Literal["artifact", "unsealed", "work", "replaced", "download", "record", "lock"]
+_LOCKED = ("artifact", "unsealed", "work", "lock")
+_KEY = re.compile(r"[0-9a-f]{16}")
 _DELETED = ".deleted-"
 _REPLACED = ".replaced-"
 
@@ -76,6 +79,7 @@ def survey(store: Store, planned: Mapping[str, str], *, newest: int, age_seconds
     oldest = time.time() - age_seconds
     found = [
         *_artifacts(store, manifests, kept),
+        *_unsealed(store, manifests),
         *(_work_item(path, key) for path, key in work if key not in planned),
         *_leftovers(store),
         *_downloads(store, kept),
@@ -88,7 +92,7 @@ def survey(store: Store, planned: Mapping[str, str], *, newest: int, age_seconds
         made = _made(store, item, manifests)
         if made > oldest:
             spared[item.path] = "younger than the age given"
-        elif item.what in ("artifact", "work", "lock") and is_held(store, item):
+        elif item.what in _LOCKED and is_held(store, item):
             spared[item.path] = "a running stage holds it"
         else:
             garbage.append(item)
@@ -178,6 +182,20 @@ def _artifacts(store: Store, manifests: dict[str, Manifest], kept: dict[str, str
             yield Garbage("artifact", address, path, manifest.bytes, "nothing kept needs it", not store.is_local)
 
 
+def _unsealed(store: Store, manifests: dict[str, Manifest]) -> Iterator[Garbage]:
+    """Yield directories at an artifact's place without a readable manifest: uploads cut short, or damaged."""
+    files = store.filesystem.find(store.root, detail=True)
+    sizes: dict[str, int] = {}
+    for name, details in files.items():
+        parts = name[len(store.root) :].strip("/").split("/")
+        if len(parts) > 2 and _KEY.fullmatch(parts[1]):
+            sizes[f"{parts[0]}/{parts[1]}"] = sizes.get(f"{parts[0]}/{parts[1]}", 0) + details["size"]
+    for key, size in sorted(sizes.items()):
+        if key not in manifests:
+            path = f"{store.root}/{key}"
+            yield Garbage("unsealed", key, path, size, "no readable manifest: it is never served", not store.is_local)
+
+
 def _work_directories(store: Store) -> Iterator[tuple[Path, str]]:
     for path in sorted(store.work_root.glob("*/*.work")):
         yield path, f"{path.parent.name}/{path.name.removesuffix('.work')}"
@@ -225,6 +243,8 @@ def _made(store: Store, item: Garbage, manifests: dict[str, Manifest]) -> float:
     if item.what == "artifact":
         manifest = manifests[item.key]
         return datetime.fromisoformat(manifest.started).timestamp() + manifest.seconds
+    if item.remote:
+        return max(store.filesystem.modified(name).timestamp() for name in store.filesystem.find(item.path))
     root = Path(item.path)
     times = [0.0]
     for path in (root, *(root.rglob("*") if root.is_dir() else ())):
@@ -246,7 +266,7 @@ def _size(path: Path) -> int:
 def _lock_files(store: Store, item: Garbage) -> list[Path]:
     if item.what == "lock":
         return [Path(item.path)]
-    if item.what not in ("artifact", "work"):
+    if item.what not in _LOCKED:
         return []
     return sorted(store.lock_directory.glob(f"{item.key.replace('/', '-')}*.lock"))
 

@@ -193,6 +193,20 @@ def test_a_collection_that_is_cut_short_leaves_no_half_artifact(store: Store, mo
     assert [item.why for item in look(store).garbage if item.what == "replaced"] == ["a collection was cut short"]
 
 
+def test_an_upload_that_was_cut_short_goes_when_it_is_old(tmp_path: Path) -> None:
+    store = Store(f"memory://{tmp_path}/store", tmp_path / "cache")
+    store.filesystem.pipe_file(f"{store.root}/a/{'1' * 16}/documents/part-0.parquet", b"half")
+    store.filesystem.pipe_file(f"{store.root}/runs/some-run/index.html", b"a report is no artifact")
+    assert look(store, age=3600).garbage == ()
+    (item,) = look(store).garbage
+    assert (item.what, item.key, item.bytes) == ("unsealed", "a/1111111111111111", 4)
+    with store.lock("a", key("1")):
+        assert look(store).garbage == ()
+    assert collect(store, item) == ""
+    assert not store.filesystem.exists(f"{store.root}/a")
+    assert store.filesystem.exists(f"{store.root}/runs/some-run/index.html")
+
+
 def test_a_remote_store_is_collected_with_its_local_copies(tmp_path: Path) -> None:
     store = Store(f"memory://{tmp_path}/store", tmp_path / "cache")
     manifest = make(store, "a", "1")
