@@ -1,7 +1,6 @@
 """The `nanbeige` command: plan, run, look.
 
-`plan`, `ls` and `show` need no server and import no Prefect. Exit status: 0 done, 1 a stage failed, 2 the request
-or the recipe is wrong.
+`plan`, `ls` and `show` need no server and import no Prefect. What an exit status says is in `flows/exit_codes.py`.
 """
 
 import json
@@ -15,11 +14,14 @@ from rich.markup import escape
 
 from flows.commands import adopt as adopt_module
 from flows.commands import diff as diff_module
-from flows.commands import price, report, rescore
+from flows.commands import doctor, keep, price, reference, report, rescore
 from flows.commands import trace as trace_module
+from flows.commands import verify as verify_module
 from flows.commands.inspection import print_inspection, write_inspection
 from flows.commands.plot import PlotOption, plot_recipe
+from flows.completion import complete_stage, complete_sweep
 from flows.console import (
+    ArtifactArgument,
     FileOption,
     ForceOption,
     FromOption,
@@ -35,10 +37,13 @@ from flows.console import (
     open_store,
     plan_recipe,
     priced_rows,
+    print_json,
     print_plan,
     print_rows,
     print_summary,
+    words_aside,
 )
+from flows.exit_codes import ExitCode, exit_code_table
 from flows.parameters import ALL, RECIPE_FILE
 from nanbeige_core.errors import ArtifactError, RecipeError, StageError
 from nanbeige_core.recipe.load import load_profile_names
@@ -47,6 +52,7 @@ from nanbeige_core.report.stage_report import describe_gain
 
 app = typer.Typer(
     help="Run the Nanbeige4-3B recipe, or any part of it, from pipelines.yaml.",
+    epilog=f"Exit status:\n\n{exit_code_table()}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -72,7 +78,7 @@ def plan(
     """Show what would run, what would be reused, and why. Needs no server and changes nothing."""
     made = plan_recipe(file, profile, overrides, store, Selection(start or None, only or None, until or None, force))
     if as_json:
-        print(json.dumps(priced_rows(made, store), indent=1))
+        print_json(priced_rows(made, store))
         return
     print_plan(made, store)
     if plot is not None:
@@ -90,46 +96,54 @@ def run(
     file: FileOption = RECIPE_FILE,
     store: StoreOption = "store",
     port: PortOption = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Run the recipe through Prefect; a server is started if none is configured, and stopped afterwards."""
     selection = Selection(start or None, only or None, until or None, force)
-    made = plan_recipe(file, profile, overrides, store, selection)
-    print_plan(made, store)
-    from flows.server import prefect_server
+    with words_aside(as_json):
+        made = plan_recipe(file, profile, overrides, store, selection)
+        print_plan(made, store)
+        from flows.server import prefect_server
 
-    with prefect_server(port or None) as url:
-        console.print(f"Prefect UI: {url.removesuffix('/api')}/v2/dashboard", highlight=False)
-        from flows.pipeline import recipe
+        with prefect_server(port or None) as url:
+            console.print(f"Prefect UI: {url.removesuffix('/api')}/v2/dashboard", highlight=False)
+            from flows.pipeline import recipe
 
-        recipe(
-            profile=profile,
-            start_from=start or ALL,
-            until=until or ALL,
-            only=only or ALL,
-            force=force,
-            overrides=overrides,
-            file=str(file),
-            store=store,
-        )
-    print_summary(plan_recipe(file, profile, overrides, store, Selection()), made, store)
+            executed = recipe(
+                profile=profile,
+                start_from=start or ALL,
+                until=until or ALL,
+                only=only or ALL,
+                force=force,
+                overrides=overrides,
+                file=str(file),
+                store=store,
+            )
+        rows = print_summary(plan_recipe(file, profile, overrides, store, Selection()), made, store)
+    if as_json:
+        print_json({"plan": priced_rows(made, store), "executed": executed, "stages": rows})
 
 
 @app.command()
 def sweep(
-    name: Annotated[str, typer.Argument(help="A sweep of the recipe file.")],
+    name: Annotated[str, typer.Argument(help="A sweep of the recipe file.", autocompletion=complete_sweep)],
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = RECIPE_FILE,
     store: StoreOption = "store",
     port: PortOption = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Run every arm of a sweep; what arms share is made once."""
-    from flows.server import prefect_server
+    with words_aside(as_json):
+        from flows.server import prefect_server
 
-    with prefect_server(port or None):
-        from flows.sweep import sweep as sweep_flow
+        with prefect_server(port or None):
+            from flows.sweep import sweep as sweep_flow
 
-        rows = sweep_flow(sweep=name, overrides=overrides, file=str(file), store=store)
-    print_rows(rows, f"sweep {name}")
+            rows = sweep_flow(sweep=name, overrides=overrides, file=str(file), store=store)
+        print_rows(rows, f"sweep {name}")
+    if as_json:
+        print_json({"sweep": name, "points": rows})
 
 
 @app.command()
@@ -138,6 +152,7 @@ def up(
     store: StoreOption = "store",
     port: PortOption = 0,
     cores: Annotated[int, typer.Option("--cores", min=0, help="Cores all runs share; 0: those of this machine.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Start Prefect's server, a worker and the deployments, so that runs start from the UI. Ctrl-C stops."""
     from flows.service import serve
@@ -147,27 +162,27 @@ def up(
         store=store,
         port=port or None,
         cores=cores or None,
-        say=lambda text: console.print(text, highlight=False, soft_wrap=True),
+        say=_say_json if as_json else lambda text: console.print(text, highlight=False, soft_wrap=True),
     )
 
 
 @app.command()
 def ls(
-    stage: Annotated[str, typer.Argument(help="Only this stage.")] = "",
+    stage: Annotated[str, typer.Argument(help="Only this stage.", autocompletion=complete_stage)] = "",
     store: StoreOption = "store",
     as_json: JsonOption = False,
 ) -> None:
     """List the artifacts in the store, newest first."""
     rows = [artifact_row(manifest) for manifest in open_store(store).manifests(stage or None)]
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print_json(rows)
         return
     print_rows(rows, f"{len(rows)} artifacts in {store}")
 
 
 @app.command()
 def show(
-    artifact: Annotated[str, typer.Argument(help="A stage name, stage/prefix, or a fingerprint prefix.")],
+    artifact: ArtifactArgument,
     store: StoreOption = "store",
     examples: Annotated[int, typer.Option(min=0, help="Examples of each quality decile or kind.")] = 10,
     page: Annotated[Path | None, typer.Option("--html", help="Write the artifact's page with plots.")] = None,
@@ -200,29 +215,29 @@ def show(
 
 
 @app.command()
-def verify(store: StoreOption = "store") -> None:
-    """Hash every file of every artifact again and report what differs from its manifest."""
-    opened = open_store(store)
-    damaged = {m.reference.address: files for m in opened.manifests() if (files := opened.verify(m))}
-    for address, files in damaged.items():
-        console.print(f"[red]{address}[/red]: {', '.join(files)}")
-    console.print(f"{len(opened.manifests()) - len(damaged)} artifacts are as recorded, {len(damaged)} are not")
-    if damaged:
-        raise typer.Exit(1)
-
-
-@app.command()
-def profiles(file: FileOption = RECIPE_FILE) -> None:
+def profiles(file: FileOption = RECIPE_FILE, as_json: JsonOption = False) -> None:
     """List the profiles of the recipe file."""
-    print_rows([{"profile": name, "for": entry.title} for name, entry in load_profile_names(file).items()], "")
+    rows = [
+        {"profile": name, "for": entry.title, "cores": entry.cores} for name, entry in load_profile_names(file).items()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    print_rows(rows, "")
 
 
-report.register(app)
-rescore.register(app)
+for command in (verify_module, keep, doctor, reference, report, rescore):
+    command.register(app)
 
 
-def _fail(message: str, status: int) -> NoReturn:
+def _say_json(text: str) -> None:
+    print(json.dumps({"message": text}), flush=True)
+
+
+def _fail(message: str, status: ExitCode) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
+    if "--json" in sys.argv[1:]:
+        print_json({"error": message, "exit_status": status.value})
     sys.stdout.flush()
     sys.exit(status)
 
@@ -233,11 +248,11 @@ def main() -> None:
     try:
         app()
     except RecipeError as error:
-        _fail(str(error), 2)
+        _fail(str(error), ExitCode.WRONG_REQUEST)
     except (ArtifactError, StageError) as error:
-        _fail(str(error), 1)
+        _fail(str(error), ExitCode.FAILED)
     except KeyboardInterrupt:
-        _fail("interrupted; finished stages are kept, run the same command again to go on", 130)
+        _fail("interrupted; finished stages are kept, run the same command again to go on", ExitCode.INTERRUPTED)
 
 
 if __name__ == "__main__":

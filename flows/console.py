@@ -1,6 +1,9 @@
 """What every command shares: its options, the recipe and store it opens, and how it prints tables."""
 
+import json
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.completion import complete_artifact, complete_override, complete_profile, complete_stage
 from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.recipe.load import load_recipe
@@ -25,16 +29,52 @@ from nanbeige_core.report.stage_report import describe_gain
 console = Console(width=None if sys.stdout.isatty() else 160)
 _STYLES = {"HIT": "green", "RUN": "yellow", "RESUME": "cyan", "SKIP": "dim"}
 
-ProfileOption = Annotated[str, typer.Option("--profile", "-p", help="laptop, ablation-1b or nanbeige4-3b.")]
-FromOption = Annotated[str, typer.Option("--from", help="Run this stage and all that depend on it.")]
-OnlyOption = Annotated[str, typer.Option("--only", help="Run this one stage from cached upstream artifacts.")]
-UntilOption = Annotated[str, typer.Option("--until", help="Run this stage and all it depends on.")]
+ProfileOption = Annotated[
+    str,
+    typer.Option("--profile", "-p", help="laptop, ablation-1b or nanbeige4-3b.", autocompletion=complete_profile),
+]
+FromOption = Annotated[
+    str, typer.Option("--from", help="Run this stage and all that depend on it.", autocompletion=complete_stage)
+]
+OnlyOption = Annotated[
+    str,
+    typer.Option("--only", help="Run this one stage from cached upstream artifacts.", autocompletion=complete_stage),
+]
+UntilOption = Annotated[
+    str, typer.Option("--until", help="Run this stage and all it depends on.", autocompletion=complete_stage)
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Make the selected stages again though they are there.")]
-SetOption = Annotated[list[str], typer.Option("--set", help="stage.field=value, e.g. dpd.beta=0.2; repeatable.")]
-FileOption = Annotated[Path, typer.Option("--file", help="The recipe file.")]
+SetOption = Annotated[
+    list[str],
+    typer.Option("--set", help="stage.field=value, e.g. dpd.beta=0.2; repeatable.", autocompletion=complete_override),
+]
+FileOption = Annotated[Path, typer.Option("--file", help="The recipe file.", show_default="pipelines.yaml")]
 StoreOption = Annotated[str, typer.Option("--store", help="Folder or fsspec URL of the artifacts.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout; words for people go to stderr.")
+]
 PortOption = Annotated[int, typer.Option("--port", help="Port of the Prefect server; 0: 4200 or a free one.")]
+ArtifactArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A stage name, stage/prefix, a fingerprint prefix, or @alias.", autocompletion=complete_artifact
+    ),
+]
+
+
+@contextmanager
+def words_aside(as_json: bool) -> Generator[None]:
+    """Send what is printed for people to stderr when stdout is to carry a JSON document."""
+    if not as_json:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def print_json(document: Any) -> None:
+    """Print the command's one JSON document on stdout."""
+    print(json.dumps(document, indent=1, ensure_ascii=False, default=str))
 
 
 def open_store(url: str) -> Store:
@@ -101,12 +141,14 @@ def calibration_path(store: str) -> Path:
     return (Path(store) if "://" not in store else Path("store")) / ".cache" / FILE_NAME
 
 
-def print_summary(now: Plan, before: Plan, store: str) -> None:
-    """Print the table a run ends with: `before` tells which stages were executed, `now` what they made."""
+def print_summary(now: Plan, before: Plan, store: str) -> list[dict[str, Any]]:
+    """Print and return the table a run ends with: `before` tells which stages were executed, `now` what they made."""
     opened = open_store(store)
     manifests = {p.name: opened.open(p.reference)[0] for p in now.stages.values() if p.reference is not None}
     executed = [planned.name for planned in before.to_run]
-    print_rows(summary_rows(now, manifests, executed), "summary")
+    rows = summary_rows(now, manifests, executed)
+    print_rows(rows, "summary")
+    return rows
 
 
 def print_rows(rows: list[dict[str, Any]], title: str) -> None:

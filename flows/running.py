@@ -9,7 +9,9 @@ from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
+from nanbeige_core.artifacts.leases import hold_lease
 from nanbeige_core.artifacts.references import ArtifactRef
+from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import StageError
 from nanbeige_core.launch.execute import Order
 from nanbeige_core.recipe.plan import Plan, PlannedStage
@@ -43,7 +45,8 @@ def run_plan(plan: Plan, *, store: str, cache: Path) -> RunResult:
     Raises RunFailedError naming each failed stage with its last log lines, what was not started, and how to resume.
     """
     result = RunResult(executed=[planned.name for planned in plan.to_run])
-    with WORKERS.opened((planned.stage.spec.uses, planned.stage.runtime) for planned in plan.to_run):
+    lease = hold_lease(Store(store, cache), [planned.address for planned in plan.stages.values()])
+    with lease, WORKERS.opened((planned.stage.spec.uses, planned.stage.runtime) for planned in plan.to_run):
         futures = _submit(plan, result, store=store, cache=cache)
         _wait_for(list(futures.values()))
     _collect(plan, futures, result)

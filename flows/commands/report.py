@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from flows.console import FileOption, ProfileOption, SetOption, StoreOption, console, open_store, plan_recipe
+from flows.console import (
+    FileOption,
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    console,
+    open_store,
+    plan_recipe,
+    print_json,
+)
 from flows.parameters import RECIPE_FILE
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import RecipeError
@@ -30,6 +40,7 @@ def report(
     store: StoreOption = "store",
     out: OutOption = None,
     show: OpenOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write one self-contained HTML page about the recipe's artifacts: scores, losses, samples, times.
 
@@ -49,7 +60,10 @@ def report(
         target.write_text(run_page(plan, manifests, opened, RunFacts(), links=_links(target, opened)), encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"the page cannot be written to {target}: {error}. Give another place with --out.") from error
-    console.print(f"{len(manifests)} of {len(plan.stages)} stages: {target}", highlight=False, soft_wrap=True)
+    if as_json:
+        print_json({"page": str(target), "stages": len(manifests), "of": len(plan.stages)})
+    else:
+        console.print(f"{len(manifests)} of {len(plan.stages)} stages: {target}", highlight=False, soft_wrap=True)
     if show:
         webbrowser.open(target.as_uri())
 

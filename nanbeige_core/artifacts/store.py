@@ -6,6 +6,7 @@ writes the manifest last and renames; on an object store the manifest is uploade
 """
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Generator
@@ -26,6 +27,8 @@ from nanbeige_core.errors import ArtifactError
 
 CONTROL = ".control"
 """Directory inside a work directory for job, log and outcome files; never sealed."""
+PINS, ALIASES = ".pins", ".aliases"
+"""Directories of the store that hold what people keep (`pins.py`)."""
 
 
 @dataclass(frozen=True)
@@ -82,29 +85,50 @@ class Store:
         return ""
 
     def manifests(self, stage: str | None = None) -> list[Manifest]:
-        """Return every readable manifest, newest first; `stage` limits the search to one stage."""
-        pattern = f"{self.root}/{stage or '*'}/*/{MANIFEST_NAME}"
+        """Return every readable manifest, newest first; `stage` limits the search to one stage.
+
+        Directories with a dot in their name are work, or artifacts that were replaced: they are not served.
+        """
         found: list[Manifest] = []
-        for name in self.filesystem.glob(pattern):
+        for name in self._manifest_files(stage or "*"):
             try:
                 found.append(Manifest.model_validate_json(self.filesystem.cat_file(name)))
             except (OSError, ValidationError, ValueError):
                 continue
         return sorted(found, key=lambda manifest: manifest.started, reverse=True)
 
+    def unreadable(self) -> dict[str, str]:
+        """Return `address -> problem` of every directory with a manifest that cannot be read."""
+        readable = {manifest.reference.address for manifest in self.manifests()}
+        keys = ("/".join(name.rsplit("/", 3)[-3:-1]) for name in self._manifest_files("*"))
+        return {key: "its manifest cannot be read" for key in keys if key not in readable}
+
+    def _manifest_files(self, stage: str) -> list[str]:
+        names: list[str] = self.filesystem.glob(f"{self.root}/{stage}/*/{MANIFEST_NAME}")
+        return [name for name in names if "." not in name.rsplit("/", 2)[-2]]
+
     def resolve(self, text: str) -> Manifest:
-        """Return the manifest for `stage`, `stage/prefix` or a fingerprint prefix (newest match).
+        """Return the manifest for `stage`, `stage/prefix`, a fingerprint prefix (newest match), or `@alias`.
 
         Raises ArtifactError when nothing matches.
         """
+        if text.startswith("@"):
+            text = self._address_of_alias(text.removeprefix("@"))
         stage, _, prefix = text.rpartition("/") if "/" in text else ("", "", text)
         for manifest in self.manifests(stage or None):
             if manifest.fingerprint.startswith(prefix) or (not stage and manifest.stage == text):
                 return manifest
         raise ArtifactError(
-            f"no artifact matches {text!r} in {self.url}; expected a stage name, a fingerprint prefix or "
-            "stage/prefix. `nanbeige ls` lists what is there."
+            f"no artifact matches {text!r} in {self.url}; expected a stage name, a fingerprint prefix, "
+            "stage/prefix or @alias. `nanbeige ls` lists what is there."
         )
+
+    def _address_of_alias(self, name: str) -> str:
+        path = f"{self.root}/{ALIASES}/{name}.json"
+        if not self.filesystem.exists(path):
+            raise ArtifactError(f"no alias @{name} in {self.url}. `nanbeige pins` lists pins and aliases.")
+        entry = json.loads(self.filesystem.cat_file(path))
+        return address(entry["stage"], entry["fingerprint"])
 
     # ---- serving
 
@@ -159,6 +183,11 @@ class Store:
         work = self.work_directory(stage, fingerprint)
         return work.is_dir() and any(child.name != CONTROL for child in work.iterdir())
 
+    @property
+    def lock_directory(self) -> Path:
+        """Return the local directory of the single-flight locks (not created here)."""
+        return (Path(self.root) if self.is_local else self.cache) / ".locks"
+
     @contextmanager
     def lock(self, stage: str, fingerprint: str) -> Generator[None]:
         """Hold the single-flight lock of one key; the kernel frees it when its holder dies.
@@ -166,13 +195,12 @@ class Store:
         Valid between processes of one host, or on a shared file system with working flock. Raises ArtifactError when
         the store cannot be written.
         """
-        directory = (Path(self.root) if self.is_local else self.cache) / ".locks"
-        lock = FileLock(directory / f"{stage}-{fingerprint[:32]}.lock")
+        lock = FileLock(self.lock_directory / f"{stage}-{fingerprint[:32]}.lock")
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            self.lock_directory.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except OSError as error:
-            raise write_error(error, f"stage {stage} cannot lock its artifact in {directory}") from error
+            raise write_error(error, f"stage {stage} cannot lock its artifact in {self.lock_directory}") from error
         try:
             yield
         finally:

@@ -34,17 +34,17 @@ class ModelConfig(IdentityConfig):
 class OptimizerConfig(IdentityConfig):
     """AdamW (all values ours: the report names none)."""
 
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    epsilon: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.1, ge=0, description="Not applied to norms, biases and embeddings.")
-    clip_norm: float = Field(default=1.0, gt=0, description="Global gradient norm bound.")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the gradient's running mean. ours")
+    beta2: float = Field(default=0.95, ge=0, lt=1, description="Decay of its running square. ours")
+    epsilon: float = Field(default=1e-8, gt=0, description="Added to the square root. ours")
+    weight_decay: float = Field(default=0.1, ge=0, description="Not applied to norms, biases and embeddings. ours")
+    clip_norm: float = Field(default=1.0, gt=0, description="Global gradient norm bound. ours")
 
 
 class SamplingConfig(IdentityConfig):
-    """How responses are drawn."""
+    """How responses are drawn; a stage that names a value of the report or the card says so beside its own field."""
 
-    temperature: float = Field(default=1.0, ge=0, description="0 means greedy.")
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0, description="0 means off.")
-    max_new_tokens: int = Field(default=1024, ge=1, description="tokens")
+    temperature: float = Field(default=1.0, ge=0, description="0 means greedy. ours")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Probability mass kept; 1 keeps all. ours")
+    top_k: int = Field(default=0, ge=0, description="Tokens kept; 0 means off. ours")
+    max_new_tokens: int = Field(default=1024, ge=1, description="Longest response; longer ones are truncated. ours")

@@ -18,6 +18,7 @@ from nanbeige_core.report.inspection.reading import (
 )
 
 _PROMPTS, _SAMPLES, _PAIRS = "prompts.parquet", "samples.parquet", "pairs.parquet"
+_ROLLOUTS = "rollouts.parquet"
 _RATES = "pass_rates.parquet"
 
 
