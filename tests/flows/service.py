@@ -97,10 +97,11 @@ class Service:
 
     def ensure(self) -> None:
         """Start `up` unless it runs, and wait until it says where its UI is."""
-        if self.process is not None and self.process.poll() is None:
+        if self.url and self.process is not None and self.process.poll() is None:
             return
         from flows.server import free_port
 
+        self.url = ""
         output = self.folder / "up.txt"
         with output.open("wb") as stream:
             self.process = subprocess.Popen(

@@ -120,6 +120,8 @@ def test_a_plan_only_run_draws_the_plan_and_executes_nothing(page: Page, up: Ser
     assert up.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}}) == []
     open_run(page, up, run["id"], "Artifacts")
     page.get_by_text("plan", exact=True).click()
+    newest = up.ask("/artifacts/latest/filter", {"artifacts": {"key": {"any_": ["plan"]}}})[0]["latest_id"]
+    page.get_by_role("link", name=newest[:8]).click()
     expect(page.locator("svg[aria-roledescription='flowchart-v2']")).to_be_visible()
     expect(page.get_by_text("ridge: 0.5 -> 0.7")).to_be_visible()
 
