@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.markup import escape
 
+from flows.commands import sweep
 from flows.console import (
     FileOption,
     ForceOption,
@@ -43,6 +44,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+sweep.register(app)
 
 
 @app.command()
@@ -98,24 +100,6 @@ def run(
             store=store,
         )
     print_summary(plan_recipe(file, profile, overrides, store, Selection()), made, store)
-
-
-@app.command()
-def sweep(
-    name: Annotated[str, typer.Argument(help="A sweep of the recipe file.")],
-    overrides: SetOption = [],  # noqa: B006
-    file: FileOption = RECIPE_FILE,
-    store: StoreOption = "store",
-    port: PortOption = 0,
-) -> None:
-    """Run every arm of a sweep; what arms share is made once."""
-    from flows.server import prefect_server
-
-    with prefect_server(port or None):
-        from flows.sweep import sweep as sweep_flow
-
-        rows = sweep_flow(sweep=name, overrides=overrides, file=str(file), store=store)
-    print_rows(rows, f"sweep {name}")
 
 
 @app.command()

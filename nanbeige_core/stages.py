@@ -29,6 +29,10 @@ class StageSpec:
     version: int = 1
     optional: frozenset[str] = field(default_factory=frozenset)
     further: Kind | None = None
+    measures: dict[str, bool] = field(default_factory=dict[str, bool])
+    """Per-problem records the artifact holds: measure -> whether higher is better."""
+    compares: bool = False
+    """Whether inputs of any name and kind are taken, because they are only compared."""
 
     def config_class(self) -> type[IdentityConfig]:
         """Import and return the identity config class."""
@@ -57,6 +61,7 @@ def _spec(uses: str, entry: str, config: str, title: str, source: str, **rest: A
 
 _TRAINED = {"checkpoint": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER, "problems": Kind.PROMPT_SET}
 _PRETRAIN = {"entry": "megatron.pretrain:run", "config": "pretrain:FgwsdConfig", "source": "report, FG-WSD"}
+_SOLVED = {"heldout_exact_match": True}
 
 _SPECS = (
     _spec(
@@ -70,6 +75,7 @@ _SPECS = (
     _spec(
         "quality_tagging", "data.quality_tagging:run", "data:QualityTaggingConfig",
         "Quality tagging", "report, hybrid filter", consumes={"corpus": Kind.CORPUS}, produces=Kind.TAGGED_CORPUS,
+        measures={"outscores_damaged_copy": True},
     ),
     _spec(
         "retrieval_dedup", "data.retrieval_dedup:run", "data:RetrievalDedupConfig",
@@ -89,7 +95,7 @@ _SPECS = (
     ),
     *(
         _spec(
-            name, title=title, produces=Kind.CHECKPOINT, **_PRETRAIN,
+            name, title=title, produces=Kind.CHECKPOINT, measures={"validation_loss": False}, **_PRETRAIN,
             consumes={"mixture": Kind.TOKENIZED_MIXTURE, "checkpoint": Kind.CHECKPOINT},
             optional=frozenset({"checkpoint"}) if name == "fgwsd_warmup" else frozenset(),
         )
@@ -112,12 +118,12 @@ _SPECS = (
             "mixture": Kind.TOKENIZED_MIXTURE, "data": Kind.SFT_DATASET,
             "tokenizer": Kind.TOKENIZER, "problems": Kind.PROMPT_SET,
         },
-        produces=Kind.CHECKPOINT,
+        produces=Kind.CHECKPOINT, measures=_SOLVED,
     ),
     *(
         _spec(
             name, "sft.train:run", "sft:SftConfig", title=title, source="report, SFT",
-            consumes={**_TRAINED, "data": Kind.SFT_DATASET}, produces=Kind.CHECKPOINT,
+            consumes={**_TRAINED, "data": Kind.SFT_DATASET}, produces=Kind.CHECKPOINT, measures=_SOLVED,
         )
         for name, title in (("cold_start_sft", "Cold-start SFT"), ("overall_sft", "Overall SFT"))
     ),
@@ -135,7 +141,7 @@ _SPECS = (
         "dpd", "distill.train:run", "distill:DpdConfig",
         "Dual Preference Distillation", "report, DPD",
         consumes={**_TRAINED, "teacher": Kind.CHECKPOINT, "pairs": Kind.PREFERENCE_PAIRS},
-        produces=Kind.CHECKPOINT,
+        produces=Kind.CHECKPOINT, measures=_SOLVED,
     ),
     _spec(
         "pass_rates", "rl.pass_rates:run", "rl:PassRatesConfig",
@@ -154,6 +160,7 @@ _SPECS = (
             consumes={**_TRAINED, "prompts": Kind.PROMPT_SET, "reward_model": Kind.REWARD_MODEL},
             produces=Kind.CHECKPOINT,
             optional=frozenset() if name == "rl_preference" else frozenset({"reward_model"}),
+            measures={"heldout_win_rate" if name == "rl_preference" else "heldout_pass_rate": True},
         )
         for name, title in (
             ("rl_stem", "RL: STEM"), ("rl_coding", "RL: coding"), ("rl_preference", "RL: human preference"),
@@ -169,6 +176,10 @@ _SPECS = (
         consumes={"base": Kind.CHECKPOINT, "final": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER,
                   "problems": Kind.PROMPT_SET},
         produces=Kind.EVAL_REPORT, further=Kind.CHECKPOINT, version=2,
+    ),
+    _spec(
+        "sweep_report", "evals.sweep_report:run", "sweep:SweepReportConfig",
+        "Compare the arms of a sweep", "ours", consumes={}, produces=Kind.SWEEP_REPORT, compares=True,
     ),
     _spec(
         "export", "megatron.export:run", "pretrain:ExportConfig",

@@ -23,6 +23,7 @@ from tasks.rl_coding import rl_coding
 from tasks.rl_preference import rl_preference
 from tasks.rl_stem import rl_stem
 from tasks.sft_data import sft_data
+from tasks.sweep_report import sweep_report
 from tasks.teacher import teacher
 from tasks.tokenizer import tokenizer
 
@@ -54,5 +55,6 @@ TASKS: dict[str, "Task[..., Any]"] = {
         rl_preference,
         evaluate,
         export,
+        sweep_report,
     )
 }

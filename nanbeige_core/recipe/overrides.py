@@ -1,5 +1,7 @@
 """Overrides from a terminal or a form: `stage.field=value`, `stage.runtime.field=value`, `shared.field=value`."""
 
+import json
+import re
 from typing import Any
 
 import yaml
@@ -8,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from nanbeige_core.errors import RecipeError, nearest
 from nanbeige_core.stages import STAGES
 
+_SHARED = re.compile(r"\$\{(shared(?:\.\w+)*)\}")
+
 
 def apply_overrides(tree: DictConfig, overrides: list[str]) -> None:
     """Write each override into the merged recipe tree, in order.
@@ -15,15 +19,41 @@ def apply_overrides(tree: DictConfig, overrides: list[str]) -> None:
     Raises RecipeError for a text without `=`, an unknown stage, or an unknown field; the nearest known name is given.
     """
     for text in overrides:
-        path, equals, value = text.partition("=")
-        if not equals or "." not in path:
-            raise RecipeError(
-                f"override {text!r} is not of the form stage.field=value, for example dpd.beta=0.2 or "
-                "rl_stem.runtime.processes=2"
-            )
-        full_path = _full_path(tree, path.strip(), text)
+        full_path = _full_path(tree, _path_of(text), text)
         _own_copies(tree, full_path.split("."))
-        OmegaConf.update(tree, full_path, _parse(value, text), force_add=True)
+        OmegaConf.update(tree, full_path, _parse(text.partition("=")[2], text), force_add=True)
+
+
+def touched_stages(tree: DictConfig, overrides: list[str]) -> set[str]:
+    """Return the stages of a merged tree whose values the overrides can change.
+
+    Raises RecipeError as `apply_overrides` does for what the tree does not know.
+    """
+    touched: set[str] = set()
+    for text in overrides:
+        full_path = _full_path(tree, _path_of(text), text)
+        if full_path.startswith("stages."):
+            touched.add(full_path.split(".")[1])
+            continue
+        for name, values in tree.stages.items():
+            read = _SHARED.findall(json.dumps(OmegaConf.to_container(values, resolve=False)))
+            if any(_one_holds_the_other(full_path, reference) for reference in read):
+                touched.add(str(name))
+    return touched
+
+
+def _one_holds_the_other(first: str, second: str) -> bool:
+    return f"{first}.".startswith(f"{second}.") or f"{second}.".startswith(f"{first}.")
+
+
+def _path_of(text: str) -> str:
+    path, equals, _ = text.partition("=")
+    if not equals or "." not in path:
+        raise RecipeError(
+            f"override {text!r} is not of the form stage.field=value, for example dpd.beta=0.2 or "
+            "rl_stem.runtime.processes=2"
+        )
+    return path.strip()
 
 
 def _own_copies(tree: DictConfig, parts: list[str]) -> None:

@@ -4,6 +4,7 @@ import base64
 from io import BytesIO
 
 from nanbeige_core.contract import Plot
+from nanbeige_core.report.intervals import draw_intervals
 
 
 def draw(plot: Plot) -> bytes:
@@ -15,6 +16,8 @@ def draw(plot: Plot) -> bytes:
     axes = figure.add_subplot()
     if plot.kind == "bar":
         _draw_bars(axes, plot)
+    elif plot.kind == "interval":
+        draw_intervals(axes, plot)
     else:
         for name, values in plot.series.items():
             axes.plot(plot.x[: len(values)], values, label=name, linewidth=1.4)
@@ -22,7 +25,7 @@ def draw(plot: Plot) -> bytes:
     axes.set_ylabel(plot.y_label)
     if plot.log_y:
         axes.set_yscale("log")
-    if len(plot.series) > 1:
+    if len(plot.series) > 1 and plot.kind != "interval":
         axes.legend(fontsize=8)
     axes.grid(alpha=0.25)
     buffer = BytesIO()

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from nanbeige_core.contract import Job, Outcome
 from nanbeige_core.evals.exact_match import EncodedPrompts, encode_fitting
+from nanbeige_core.evals.records import write_records
 from nanbeige_core.generate.engines import open_engine
 from nanbeige_core.generate.protocol import Engine
 from nanbeige_core.launch.ranks import gather_objects, rank
@@ -73,6 +74,8 @@ def run(job: Job) -> Outcome:
         for _ in train_steps(stage):
             pass
         after = stage.held_out.measure(seed=stage.config.seed + 1_000_000)
+    if rank() == 0:
+        write_records(job.work, {stage.held_out.measure_name: after.by_problem})
     card = read_model_card(job.inputs["checkpoint"].path)
     stage.trainer.save(
         job.work,

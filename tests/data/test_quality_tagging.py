@@ -10,7 +10,7 @@ from nanbeige_core.data import ingest, quality_tagging
 from nanbeige_core.data.annotators import CONTENT_LABELS, FORMAT_LABELS, LABELS
 from nanbeige_core.data.character_model import CharacterModel
 from nanbeige_core.data.corruptions import CORRUPTIONS
-from nanbeige_core.data.quality_tagging import find_gate, measure_auc, score_labels
+from nanbeige_core.data.quality_tagging import SCORE_LABELS, find_gate, measure_auc, score_labels
 from nanbeige_core.data.tables import read_rows
 from nanbeige_core.recipe.configs.data import IngestConfig, PackagedSource, QualityTaggingConfig
 from tests.data.conftest import MakeJob
@@ -56,7 +56,8 @@ def test_the_auc_of_a_hand_case() -> None:
 def test_the_score_is_the_weighted_content() -> None:
     labels = np.full((1, len(LABELS)), 9.0)
     labels[:, len(CONTENT_LABELS) :] = 0.0
-    assert score_labels(labels, np.full(len(CONTENT_LABELS), 1 / len(CONTENT_LABELS))) == pytest.approx([9.0])
+    weights = np.full(len(CONTENT_LABELS), 1 / len(CONTENT_LABELS))
+    assert score_labels(labels, weights, SCORE_LABELS["content"]) == pytest.approx([9.0])
 
 
 def test_the_worst_format_label_names_the_gate() -> None:
