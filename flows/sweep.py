@@ -56,6 +56,7 @@ def sweep(
     sweep: Sweep,  # type: ignore[valid-type]
     overrides: list[str] | None = None,
     plan_only: bool = False,
+    cores: int = 0,
     file: str = str(RECIPE_FILE),
     store: str = DEFAULT_STORE,
 ) -> str:
@@ -65,6 +66,7 @@ def sweep(
         sweep: Which sweep of the recipe file.
         overrides: Recipe values changed in every arm.
         plan_only: Show what would run and stop.
+        cores: At most this many ranks times threads at once; 0 means as many as the profile has.
         file: The recipe file.
         store: Where artifacts are kept: a folder or any fsspec URL.
     """
@@ -76,7 +78,7 @@ def sweep(
     get_run_logger().info("%s: %s", name, describe_sharing(plan))
     if plan_only:
         return ""
-    result = run_sweep(plan, store=store)
+    result = run_sweep(plan, store=store, cores=cores or plan.cores)
     reference = compare(plan, result, store=store)
     manifest, path = opened.open(reference)
     summary, text = manifest.outcome.summary, (path / SUMMARY).read_text(encoding="utf-8")

@@ -36,6 +36,7 @@ def sweep(
     file: FileOption = RECIPE_FILE,
     store: StoreOption = "store",
     port: PortOption = 0,
+    cores: Annotated[int, typer.Option("--cores", min=0, help="At most so many cores; 0: as the profile says.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Run every arm of a sweep under every seed and compare them; what arms share is made once."""
@@ -45,11 +46,11 @@ def sweep(
         return
     if not as_json:
         console.print(describe_sharing(made))
-    address = _run(name, overrides, file, store, port, as_json=as_json)
+    address = _run(name, overrides, file, store, port, cores=cores, as_json=as_json)
     _print_report(open_store(store).resolve(address), store, as_json=as_json)
 
 
-def _run(name: str, overrides: list[str], file: Path, store: str, port: int, *, as_json: bool) -> str:
+def _run(name: str, overrides: list[str], file: Path, store: str, port: int, *, cores: int, as_json: bool) -> str:
     """Run the sweep flow and return the address of its report; the report is printed before a failure is raised."""
     from flows.server import prefect_server
 
@@ -58,7 +59,7 @@ def _run(name: str, overrides: list[str], file: Path, store: str, port: int, *, 
         from flows.sweep import sweep as sweep_flow
 
         try:
-            return sweep_flow(sweep=name, overrides=overrides, file=str(file), store=store)
+            return sweep_flow(sweep=name, overrides=overrides, cores=cores, file=str(file), store=store)
         except ArmsFailedError as error:
             _print_report(open_store(store).resolve(error.report), store, as_json=as_json)
             raise
