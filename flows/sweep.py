@@ -132,7 +132,7 @@ def compare(plan: SweepPlan, result: SweepResult, *, store: str) -> ArtifactRef:
         identity=identity,
         fingerprint=fingerprint(identity),
         config=config.model_dump(mode="json"),
-        runtime=Runtime().model_dump(mode="json"),
+        runtime=Runtime.model_validate({}).model_dump(mode="json"),
     )
     call = StageCall(order=order, store=store, cache=str(cache_directory(store)), cores=plan.cores)
     return configured(TASKS[USES], call)(call=call, **result.artifacts)

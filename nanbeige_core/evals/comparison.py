@@ -80,7 +80,7 @@ def adjust_for_several(p_values: Sequence[float]) -> list[float]:
     """Return Holm's adjusted p-values: below 0.05 only if the whole family errs at most 5 times of 100."""
     from statsmodels.stats.multitest import multipletests
 
-    return [float(p) for p in multipletests(list(p_values), method="holm")[1]] if p_values else []
+    return np.asarray(multipletests(list(p_values), method="holm")[1]).tolist() if p_values else []
 
 
 def detectable_difference(found: Comparison, *, comparisons: int = 1) -> float:
@@ -126,9 +126,9 @@ def _over_problems(differences_P: NDArray[np.float64]) -> _Spread:
 
 
 def _compare_nested(pairs: Sequence[tuple[Records, Records]], shared: list[list[str]]) -> Comparison:
-    means_S = np.array(
+    means_S: NDArray[np.float64] = np.array(
         [
-            np.mean([after[name] - before[name] for name in names])
+            sum(after[name] - before[name] for name in names) / len(names)
             for (before, after), names in zip(pairs, shared, strict=True)
         ]
     )

@@ -78,10 +78,11 @@ class SweepEntry(_Section):
     def validate_names(self) -> Self:
         """Refuse arms or seeds given twice, and a baseline that is no arm."""
         names = [arm.name for arm in self.arms]
-        for what, values in (("arm", names), ("seed", self.seeds)):
+        seeds = [str(seed) for seed in self.seeds]
+        for what, values in (("arm", names), ("seed", seeds)):
             repeated = [value for value in values if values.count(value) > 1]
             if repeated:
-                raise ValueError(f"{what} {repeated[0]!r} is given twice; each is one column of the comparison.")
+                raise ValueError(f"{what} {repeated[0]} is given twice; each is one column of the comparison.")
         if self.baseline and self.baseline not in names:
             raise ValueError(f"baseline {self.baseline!r} is no arm; {nearest(self.baseline, names)}")
         return self

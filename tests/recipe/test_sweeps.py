@@ -45,7 +45,7 @@ def arm(change: str) -> list[dict[str, object]]:
         ({"arms": arm("quality_tagging.label_scale=ternary")}, "ternary"),
         ({"arms": arm("quality_taging.seed=1")}, "did you mean 'quality_tagging'"),
         ({"arms": arm("shared.sed=1")}, "shared values have no 'sed'"),
-        ({"arms": [{"name": "a"}, {"name": "a"}]}, "'a' is given twice"),
+        ({"arms": [{"name": "a"}, {"name": "a"}]}, "arm a is given twice"),
         ({"arms": [{"name": "a"}]}, "at least 2"),
         ({"baseline": "grade"}, "did you mean 'graded'"),
         ({"seeds": [1, 1]}, "given twice"),
