@@ -86,7 +86,7 @@ def test_fewer_than_four_seeds_claim_nothing_however_large_the_difference() -> N
 
 
 def test_several_arms_share_the_five_percent() -> None:
-    means = {"base": 0.0, **{f"arm-{number}": 0.045 for number in range(6)}}
+    means = {"base": 0.0, "arm-0": 0.1, **{f"arm-{number}": 0.0 for number in range(1, 6)}}
     alone = judge_arms(config("base", "arm-0"), runs(means))[0]
     among = judge_arms(config(*means), runs(means))[0]
     assert among.found == alone.found
