@@ -14,12 +14,12 @@ from rich.markup import escape
 
 from flows.commands import adopt as adopt_module
 from flows.commands import diff as diff_module
-from flows.commands import doctor, keep, price, reference, report, rescore
+from flows.commands import doctor, keep, price, reference, report, rescore, sweep
 from flows.commands import trace as trace_module
 from flows.commands import verify as verify_module
 from flows.commands.inspection import print_inspection, write_inspection
 from flows.commands.plot import PlotOption, plot_recipe
-from flows.completion import complete_stage, complete_sweep
+from flows.completion import complete_stage
 from flows.console import (
     ArtifactArgument,
     FileOption,
@@ -60,6 +60,7 @@ price.register(app)
 trace_module.register(app)
 diff_module.register(app)
 adopt_module.register(app)
+sweep.register(app)
 
 
 @app.command()
@@ -122,28 +123,6 @@ def run(
         rows = print_summary(plan_recipe(file, profile, overrides, store, Selection()), made, store)
     if as_json:
         print_json({"plan": priced_rows(made, store), "executed": executed, "stages": rows})
-
-
-@app.command()
-def sweep(
-    name: Annotated[str, typer.Argument(help="A sweep of the recipe file.", autocompletion=complete_sweep)],
-    overrides: SetOption = [],  # noqa: B006
-    file: FileOption = RECIPE_FILE,
-    store: StoreOption = "store",
-    port: PortOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Run every arm of a sweep; what arms share is made once."""
-    with words_aside(as_json):
-        from flows.server import prefect_server
-
-        with prefect_server(port or None):
-            from flows.sweep import sweep as sweep_flow
-
-            rows = sweep_flow(sweep=name, overrides=overrides, file=str(file), store=store)
-        print_rows(rows, f"sweep {name}")
-    if as_json:
-        print_json({"sweep": name, "points": rows})
 
 
 @app.command()

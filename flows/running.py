@@ -106,7 +106,7 @@ def _collect(plan: Plan, futures: dict[str, "PrefectFuture[Any]"], result: RunRe
         elif state.is_pending():
             not_started.append(name)
         else:
-            failures[name] = _message(future)
+            failures[name] = failure_message(future)
     if not failures and not not_started:
         return
     log = get_run_logger()
@@ -123,7 +123,8 @@ def _collect(plan: Plan, futures: dict[str, "PrefectFuture[Any]"], result: RunRe
     )
 
 
-def _message(future: "PrefectFuture[Any]") -> str:
+def failure_message(future: "PrefectFuture[Any]") -> str:
+    """Return why a task failed, in the words of its own error where it has one."""
     try:
         future.result()
     except (FailedRun, CrashedRun, CancelledRun, UnfinishedRun) as error:

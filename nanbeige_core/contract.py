@@ -20,11 +20,14 @@ SCRATCH = "scratch"
 
 
 class Plot(BaseModel):
-    """A picture as data: drawn by the report room, never by a stage."""
+    """A picture as data: drawn by the report room, never by a stage.
+
+    An `interval` plot has the series difference, low and high, one point for each name in `x`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["line", "bar"]
+    kind: Literal["line", "bar", "interval"]
     x: list[float | str]
     series: dict[str, list[float]]
     x_label: str

@@ -33,6 +33,10 @@ class StageSpec:
     optional: frozenset[str] = field(default_factory=frozenset)
     further: Kind | None = None
     cost: str = ""
+    measures: dict[str, bool] = field(default_factory=dict[str, bool])
+    """Per-problem records the artifact holds: measure -> whether higher is better."""
+    compares: bool = False
+    """Whether inputs of any name and kind are taken, because they are only compared."""
 
     def config_class(self) -> type[IdentityConfig]:
         """Import and return the identity config class."""
@@ -77,6 +81,7 @@ _PRETRAIN = {
     "source": "report, FG-WSD",
     "cost": "pretrain:fgwsd",
 }
+_SOLVED = {"heldout_exact_match": True}
 
 _SPECS = (
     _spec(
@@ -92,6 +97,7 @@ _SPECS = (
         "quality_tagging", "data.quality_tagging:run", "data:QualityTaggingConfig",
         "Quality tagging", "report, hybrid filter", cost="data:quality_tagging",
         consumes={"corpus": Kind.CORPUS}, produces=Kind.TAGGED_CORPUS,
+        measures={"outscores_damaged_copy": True},
     ),
     _spec(
         "retrieval_dedup", "data.retrieval_dedup:run", "data:RetrievalDedupConfig",
@@ -111,7 +117,7 @@ _SPECS = (
     ),
     *(
         _spec(
-            name, title=title, produces=Kind.CHECKPOINT, **_PRETRAIN,
+            name, title=title, produces=Kind.CHECKPOINT, measures={"validation_loss": False}, **_PRETRAIN,
             consumes={"mixture": Kind.TOKENIZED_MIXTURE, "checkpoint": Kind.CHECKPOINT},
             optional=frozenset({"checkpoint"}) if name == "fgwsd_warmup" else frozenset(),
         )
@@ -134,12 +140,12 @@ _SPECS = (
             "mixture": Kind.TOKENIZED_MIXTURE, "data": Kind.SFT_DATASET,
             "tokenizer": Kind.TOKENIZER, "problems": Kind.PROMPT_SET,
         },
-        produces=Kind.CHECKPOINT,
+        produces=Kind.CHECKPOINT, measures=_SOLVED,
     ),
     *(
         _spec(
             name, "sft.train:run", "sft:SftConfig", title=title, source="report, SFT", cost="sft:sft",
-            consumes={**_TRAINED, "data": Kind.SFT_DATASET}, produces=Kind.CHECKPOINT,
+            consumes={**_TRAINED, "data": Kind.SFT_DATASET}, produces=Kind.CHECKPOINT, measures=_SOLVED,
         )
         for name, title in (("cold_start_sft", "Cold-start SFT"), ("overall_sft", "Overall SFT"))
     ),
@@ -157,7 +163,7 @@ _SPECS = (
         "dpd", "distill.train:run", "distill:DpdConfig",
         "Dual Preference Distillation", "report, DPD", cost="distill:dpd",
         consumes={**_TRAINED, "teacher": Kind.CHECKPOINT, "pairs": Kind.PREFERENCE_PAIRS},
-        produces=Kind.CHECKPOINT,
+        produces=Kind.CHECKPOINT, measures=_SOLVED,
     ),
     _spec(
         "pass_rates", "rl.pass_rates:run", "rl:PassRatesConfig",
@@ -184,6 +190,7 @@ _SPECS = (
                       "rollouts": Kind.ROLLOUTS},
             produces=Kind.CHECKPOINT,
             optional=frozenset({"rollouts"} if name == "rl_preference" else {"rollouts", "reward_model"}), version=2,
+            measures={"heldout_win_rate" if name == "rl_preference" else "heldout_pass_rate": True},
         )
         for name, title in (
             ("rl_stem", "RL: STEM"), ("rl_coding", "RL: coding"), ("rl_preference", "RL: human preference"),
@@ -199,6 +206,10 @@ _SPECS = (
         consumes={"base": Kind.CHECKPOINT, "final": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER,
                   "problems": Kind.PROMPT_SET},
         produces=Kind.EVAL_REPORT, further=Kind.CHECKPOINT, version=2,
+    ),
+    _spec(
+        "sweep_report", "evals.sweep_report:run", "sweep:SweepReportConfig",
+        "Compare the arms of a sweep", "ours", consumes={}, produces=Kind.SWEEP_REPORT, compares=True,
     ),
     _spec(
         "export", "megatron.export:run", "pretrain:ExportConfig",

@@ -24,6 +24,7 @@ from tasks.rl_preference import rl_preference
 from tasks.rl_stem import rl_stem
 from tasks.rollouts import rollouts
 from tasks.sft_data import sft_data
+from tasks.sweep_report import sweep_report
 from tasks.teacher import teacher
 from tasks.tokenizer import tokenizer
 
@@ -56,5 +57,6 @@ TASKS: dict[str, "Task[..., Any]"] = {
         rl_preference,
         evaluate,
         export,
+        sweep_report,
     )
 }

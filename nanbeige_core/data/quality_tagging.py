@@ -31,12 +31,26 @@ from nanbeige_core.data.corruptions import CORRUPTIONS
 from nanbeige_core.data.ingest import CORPUS_SCHEMA
 from nanbeige_core.data.student import Student, featurise, fit_student, predict_labels
 from nanbeige_core.data.tables import read_rows, table_files, write_rows
+from nanbeige_core.evals.records import write_records
 from nanbeige_core.recipe.configs.data import QualityTaggingConfig
 
 TAGGED_SCHEMA = pa.schema(
     [*CORPUS_SCHEMA, *((name, pa.float32()) for name in LABELS), ("tag_score", pa.float32()), ("gate", pa.string())]
 )
 FOLDS = 4
+SCORE_LABELS = {
+    "content": slice(0, len(CONTENT_LABELS)),
+    "format": slice(len(CONTENT_LABELS), len(LABELS)),
+    "all": slice(0, len(LABELS)),
+}
+"""Which of LABELS make up the tag score."""
+
+BINARY_LIMIT = 4.5
+"""Grade from which a binary annotator says good: the middle of the scale."""
+
+OUTSCORES_COPY = "outscores_damaged_copy"
+"""Per-problem measure: 1 when a held-out document outscores its own damaged copy, 0.5 for a tie."""
+
 PULL_TO_MEAN = 0.02
 """Penalty per document that pulls the weights of the score to the plain mean."""
 
@@ -56,6 +70,7 @@ class Example:
     graded: bool
     held_out: bool
     parent: int = -1
+    id: str = ""
 
 
 def run(job: Job) -> Outcome:
@@ -72,7 +87,9 @@ def run(job: Job) -> Outcome:
     student, weights = distil(examples, model, config)
     job.progress(0.5, "tagging the pool")
     gated = _tag_pool(job, folder, model, student, weights, config)
-    return _report(examples, model, student, weights, config, gated, len(rows))
+    outcome, records = _report(examples, model, student, weights, config, gated, len(rows))
+    write_records(job.work, {OUTSCORES_COPY: records})
+    return outcome
 
 
 def build_examples(sample: list[dict[str, Any]], model: CharacterModel, config: QualityTaggingConfig) -> list[Example]:
@@ -102,24 +119,32 @@ def build_examples(sample: list[dict[str, Any]], model: CharacterModel, config: 
 def distil(
     examples: list[Example], model: CharacterModel, config: QualityTaggingConfig
 ) -> tuple[Student, NDArray[np.float64]]:
-    """Fit the student on the training examples, then the weights that turn its content labels into a score."""
+    """Fit the student on the training examples, then the weights that turn its chosen labels into a score."""
     training = [example for example in examples if not example.held_out]
     rows, surface = featurise(
         [example.text for example in training], model, config.hash_buckets, config.feature_characters
     )
-    targets = np.stack([example.labels for example in training])
+    annotated = np.stack([example.labels for example in training])
+    targets = _grade(annotated, config)
     student = fit_student(rows, surface, targets, config.ridge)
+    chosen = SCORE_LABELS[config.score_labels]
     if config.aggregate == "mean":
-        return student, np.full(len(CONTENT_LABELS), 1.0 / len(CONTENT_LABELS))
-    labels_DL = _cross_fit(rows, surface, targets, config)[:, : len(CONTENT_LABELS)]
+        count = len(LABELS[chosen])
+        return student, np.full(count, 1.0 / count)
+    labels_DL = _cross_fit(rows, surface, targets, config)[:, chosen]
     intact = np.array([1 - example.severity for example in training])
-    goal = targets[:, : len(CONTENT_LABELS)].mean(axis=1) * intact
+    goal = _grade(annotated[:, chosen].mean(axis=1) * intact, config)
     return student, _weigh_labels(labels_DL, goal)
 
 
-def score_labels(labels_DL: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the tag score on the 0-9 scale from the content labels."""
-    return np.clip(labels_DL[:, : len(CONTENT_LABELS)] @ weights, 0.0, 9.0)
+def _grade(values: NDArray[np.float64], config: QualityTaggingConfig) -> NDArray[np.float64]:
+    """Return what the annotators would have answered on the configured scale: a grade, or only good and bad."""
+    return np.where(values >= BINARY_LIMIT, 9.0, 0.0) if config.label_scale == "binary" else values
+
+
+def score_labels(labels_DL: NDArray[np.float64], weights: NDArray[np.float64], chosen: slice) -> NDArray[np.float64]:
+    """Return the tag score on the 0-9 scale from the chosen labels."""
+    return np.clip(labels_DL[:, chosen] @ weights, 0.0, 9.0)
 
 
 def find_gate(labels: NDArray[np.float64], gates: dict[str, int]) -> str:
@@ -171,7 +196,11 @@ def _annotate_clean(sample: list[dict[str, Any]], model: CharacterModel, config:
                 content[index, CONTENT_LABELS.index(label)] = min(9.0, float(grades[grade]))
         shape = measure_format(row["text"], row["language"])
         labels = np.concatenate([content[index], [shape[name] for name in FORMAT_LABELS]])
-        examples.append(Example(row["text"], row["language"], labels, 0.0, "", bool(grades), held_out=index < held_out))
+        examples.append(
+            Example(
+                row["text"], row["language"], labels, 0.0, "", bool(grades), held_out=index < held_out, id=row["id"]
+            )
+        )
     return examples
 
 
@@ -214,7 +243,7 @@ def _tag_pool(
             rows = list(read_rows(file, columns=CORPUS_SCHEMA.names))
             features = featurise([row["text"] for row in rows], model, config.hash_buckets, config.feature_characters)
             labels_DL = predict_labels(student, *features)
-            scores = score_labels(labels_DL, weights)
+            scores = score_labels(labels_DL, weights, SCORE_LABELS[config.score_labels])
             for row, labels, score in zip(rows, labels_DL, scores, strict=True):
                 row.update(zip(LABELS, map(float, labels), strict=True))
                 row.update(tag_score=float(score), gate=find_gate(labels, config.gates))
@@ -233,11 +262,12 @@ def _report(
     config: QualityTaggingConfig,
     gated: dict[str, int],
     documents: int,
-) -> Outcome:
+) -> tuple[Outcome, dict[str, float]]:
+    """Return the outcome, and for each held-out pair whether the clean document outscored its copy."""
     held = [example for example in examples if example.held_out]
     features = featurise([example.text for example in held], model, config.hash_buckets, config.feature_characters)
     labels_DL = predict_labels(student, *features)
-    scores = score_labels(labels_DL, weights)
+    scores = score_labels(labels_DL, weights, SCORE_LABELS[config.score_labels])
     spearman = _spearman_rows(held, labels_DL)
     # held-out documents come first in `examples`, so a parent has the same number in `held`
     pairs = [(number, example) for number, example in enumerate(held) if example.parent >= 0]
@@ -246,7 +276,11 @@ def _report(
     mean_rho = float(np.mean([row["spearman"] for row in spearman]))
     spread = 1.96 * float(wins.std(ddof=1)) / len(wins) ** 0.5
     reasons = {name: count for name, count in sorted(gated.items()) if name}
-    return Outcome(
+    records = {
+        f"{held[example.parent].id}:{example.corruption}": float(win)
+        for (_, example), win in zip(pairs, wins, strict=True)
+    }
+    outcome = Outcome(
         summary=f"Tagged {documents:,} documents with {len(LABELS)} labels; held-out rank correlation with the "
         f"annotators {mean_rho:.2f} on average, {sum(reasons.values()):,} documents fail a format gate.",
         counts={
@@ -277,11 +311,13 @@ def _report(
             Section(
                 title="Weights of the tag score",
                 table=[
-                    {"label": n, "weight": round(float(w), 3)} for n, w in zip(CONTENT_LABELS, weights, strict=True)
+                    {"label": name, "weight": round(float(weight), 3)}
+                    for name, weight in zip(LABELS[SCORE_LABELS[config.score_labels]], weights, strict=True)
                 ],
             ),
         ],
     )
+    return outcome, records
 
 
 def _win(clean: float, damaged: float) -> float:

@@ -17,6 +17,7 @@ from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.contract import Gain, InputArtifact, Job, Outcome, Plot, Section
 from nanbeige_core.evals.exact_match import Attempt, Scores, collect, encode_fitting, measure
 from nanbeige_core.evals.human_eval import check_solutions, prompt_row, read_tasks, solution_source
+from nanbeige_core.evals.records import write_records
 from nanbeige_core.evals.statistics import Estimate, mean_with_standard_error, paired_difference
 from nanbeige_core.generate.engines import open_engine
 from nanbeige_core.generate.protocol import Engine
@@ -109,6 +110,7 @@ def run(job: Job) -> Outcome:
             job.progress((place + 1) / len(subjects), f"{subject.name} measured")
     if rank() == 0:
         _write_report(job.work / REPORT, results)
+        write_records(job.work, {f"{r.checkpoint}.{r.suite}": r.scores.by_problem() for r in results})
     barrier()
     return _outcome(config, results, [subject.name for subject in subjects])
 

@@ -44,6 +44,11 @@ class Scores(NamedTuple):
         """Return the mean over problems, 0 for an empty list."""
         return sum(self.values) / len(self.values) if self.values else 0.0
 
+    def by_problem(self) -> dict[str, float]:
+        """Return problem -> value, without problems of which nothing could be scored."""
+        scored = {attempt.prompt_id for attempt in self.attempts if attempt.outcome != "unscored"}
+        return {name: value for name, value in zip(self.prompt_ids, self.values, strict=True) if name in scored}
+
     def count(self, outcome: str) -> int:
         """Return how many responses had this outcome."""
         return sum(attempt.outcome == outcome for attempt in self.attempts)

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from nanbeige_core.contract import Job, Outcome, Plot, Runtime, Section
+from nanbeige_core.evals.records import write_records
 from nanbeige_core.launch.ranks import rank
 from nanbeige_core.megatron import device, parallel, resume
 from nanbeige_core.megatron.batch import Batch
@@ -67,6 +68,8 @@ def run(job: Job) -> Outcome:
         before = measure_held_out(trainer, held_out)
     history = train_phase(job, trainer, phase)
     after = measure_held_out(trainer, held_out)
+    if rank() == 0:
+        write_records(job.work, {"validation_loss": {f"sequence-{n}": loss for n, loss in enumerate(after)}})
     ledger = _ledger(phase, state.get("ledger", {}))
     trainer.save(
         job.work,

@@ -3,6 +3,7 @@
 Everything that can be known to be wrong before a stage runs is raised here, naming the place in the file.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -16,9 +17,10 @@ from pydantic import BaseModel, ValidationError
 from nanbeige_core.contract import Runtime
 from nanbeige_core.errors import RecipeError, nearest
 from nanbeige_core.recipe.configs.base import IdentityConfig
-from nanbeige_core.recipe.overrides import apply_overrides
+from nanbeige_core.recipe.measures import known_measures, require_measure
+from nanbeige_core.recipe.overrides import apply_overrides, touched_stages
 from nanbeige_core.recipe.schedules import check_schedules
-from nanbeige_core.recipe.schema import ProfileEntry, RecipeFile, StageEntry
+from nanbeige_core.recipe.schema import ProfileEntry, RecipeFile, StageEntry, SweepEntry
 from nanbeige_core.stages import STAGES, StageSpec
 
 T = TypeVar("T", bound=BaseModel)
@@ -89,17 +91,81 @@ def load_recipe(path: Path, *, profile: str, overrides: list[str] | None = None)
     Raises RecipeError with file and place for unreadable YAML, unknown keys, out-of-range values, unknown stages or
     profiles, inputs of the wrong type, and cycles.
     """
-    overrides = overrides or []
-    tree = _read(path)
-    recipe_file = _checked_file(tree, path)
-    if profile not in recipe_file.profiles:
-        raise RecipeError(f"{path} has no profile {profile!r}; {nearest(profile, recipe_file.profiles)}")
-    merged = _merge(tree, profile, path)
-    apply_overrides(merged, overrides)
-    resolved = _resolve(merged, path)
-    stages = {name: _stage(str(name), values, resolved["runtime"], path) for name, values in resolved["stages"].items()}
-    ordered = _ordered(stages, path)
-    return Recipe(recipe_file, path, profile, tuple(overrides), {name: stages[name] for name in ordered})
+    source = RecipeSource(path)
+    recipe = source.recipe(profile, overrides or [])
+    source.check_sweeps()
+    return recipe
+
+
+class RecipeSource:
+    """A recipe file read once, from which recipes under any profile and overrides are made."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._tree = _read(path)
+        self.file = _checked_file(self._tree, path)
+        self._merged: dict[str, DictConfig] = {}
+        self._plain: dict[str, dict[str, Any]] = {}
+
+    def recipe(self, profile: str, overrides: list[str]) -> Recipe:
+        """Return the recipe under a profile; raise RecipeError for whatever is wrong with it."""
+        tree = deepcopy(self._merge(profile))
+        apply_overrides(tree, overrides)
+        stages = self._stages(tree)
+        ordered = _ordered(stages, self.path)
+        return Recipe(self.file, self.path, profile, tuple(overrides), {name: stages[name] for name in ordered})
+
+    def check_sweeps(self) -> None:
+        """Raise RecipeError for a sweep whose profile, overrides, seed fields or measure do not exist."""
+        checked: set[tuple[str, ...]] = set()
+        for name, entry in self.file.sweeps.items():
+            seeded = [f"{field}={entry.seeds[0]}" for field in entry.seed_fields]
+            for changes in (seeded, *([*entry.set, *arm.set] for arm in entry.arms)):
+                key = (entry.profile, entry.metric, *changes)
+                if key in checked:
+                    continue
+                checked.add(key)
+                try:
+                    self._check_changes(entry, changes)
+                except RecipeError as error:
+                    raise RecipeError(f"{self.path}: sweeps.{name}: {error}") from error
+
+    def _check_changes(self, entry: SweepEntry, changes: list[str]) -> None:
+        """Build the stages that the changes reach, and no others: sweeps are checked at every load."""
+        tree = self._merge(entry.profile)
+        if entry.stage not in tree.stages:
+            raise RecipeError(
+                f"metric {entry.metric!r} is of stage {entry.stage!r}, which the recipe lacks; "
+                f"{nearest(entry.stage, map(str, tree.stages))}"
+            )
+        touched = touched_stages(tree, changes) | {entry.stage}
+        if any(text.startswith("shared.") for text in changes):
+            values: Any = OmegaConf.to_container(tree, resolve=False)
+        else:
+            values = {**self._resolved(entry.profile), "shared": {}}
+        part = OmegaConf.create({**values, "stages": {name: values["stages"][name] for name in touched}})
+        apply_overrides(part, changes)
+        stage = self._stages(part)[entry.stage]
+        require_measure(entry.measure, known_measures(stage.spec, stage.inputs, stage.config), entry.metric)
+
+    def _resolved(self, profile: str) -> dict[str, Any]:
+        if profile not in self._plain:
+            self._plain[profile] = _resolve(self._merge(profile), self.path)
+        return self._plain[profile]
+
+    def _merge(self, profile: str) -> DictConfig:
+        if profile not in self.file.profiles:
+            raise RecipeError(f"{self.path} has no profile {profile!r}; {nearest(profile, self.file.profiles)}")
+        if profile not in self._merged:
+            self._merged[profile] = _merge(self._tree, profile, self.path)
+        return self._merged[profile]
+
+    def _stages(self, tree: DictConfig) -> dict[str, Stage]:
+        resolved = _resolve(tree, self.path)
+        return {
+            str(name): _stage(str(name), values, resolved["runtime"], self.path)
+            for name, values in resolved["stages"].items()
+        }
 
 
 def _read(path: Path) -> DictConfig:
@@ -185,7 +251,7 @@ def _checked_inputs(inputs: dict[str, str], spec: StageSpec, place: str) -> dict
             + ", ".join(f"{name} ({kind})" for name, kind in spec.consumes.items())
         )
     unknown = [name for name in inputs if name not in spec.consumes]
-    if unknown and spec.further is None:
+    if unknown and spec.further is None and not spec.compares:
         raise RecipeError(f"{place}.in.{unknown[0]} is not an input; {nearest(unknown[0], spec.consumes)}")
     return dict(inputs)
 

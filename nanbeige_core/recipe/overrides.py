@@ -3,6 +3,8 @@
 `stage.adopted=<fingerprint>` puts an adopted artifact in the stage's place.
 """
 
+import json
+import re
 from typing import Any
 
 import yaml
@@ -12,6 +14,7 @@ from nanbeige_core.errors import RecipeError, nearest
 from nanbeige_core.stages import STAGES
 
 _ADOPTED = ".adopted"
+_SHARED = re.compile(r"\$\{(shared(?:\.\w+)*)\}")
 
 
 def apply_overrides(tree: DictConfig, overrides: list[str]) -> None:
@@ -20,17 +23,44 @@ def apply_overrides(tree: DictConfig, overrides: list[str]) -> None:
     Raises RecipeError for a text without `=`, an unknown stage, or an unknown field; the nearest known name is given.
     """
     for text in overrides:
-        path, equals, value = text.partition("=")
-        if not equals or "." not in path:
-            raise RecipeError(
-                f"override {text!r} is not of the form stage.field=value, for example dpd.beta=0.2 or "
-                "rl_stem.runtime.processes=2"
-            )
-        full_path = _full_path(tree, path.strip(), text)
+        full_path = _full_path(tree, _path_of(text), text)
         _own_copies(tree, full_path.split("."))
         # a fingerprint is text, though 12345678e1234567 would also read as a number
+        value = text.partition("=")[2]
         parsed = value.strip() if full_path.endswith(_ADOPTED) else _parse(value, text)
         OmegaConf.update(tree, full_path, parsed, force_add=True)
+
+
+def touched_stages(tree: DictConfig, overrides: list[str]) -> set[str]:
+    """Return the stages of a merged tree whose values the overrides can change.
+
+    Raises RecipeError as `apply_overrides` does for what the tree does not know.
+    """
+    touched: set[str] = set()
+    for text in overrides:
+        full_path = _full_path(tree, _path_of(text), text)
+        if full_path.startswith("stages."):
+            touched.add(full_path.split(".")[1])
+            continue
+        for name, values in tree.stages.items():
+            read = _SHARED.findall(json.dumps(OmegaConf.to_container(values, resolve=False)))
+            if any(_one_holds_the_other(full_path, reference) for reference in read):
+                touched.add(str(name))
+    return touched
+
+
+def _one_holds_the_other(first: str, second: str) -> bool:
+    return f"{first}.".startswith(f"{second}.") or f"{second}.".startswith(f"{first}.")
+
+
+def _path_of(text: str) -> str:
+    path, equals, _ = text.partition("=")
+    if not equals or "." not in path:
+        raise RecipeError(
+            f"override {text!r} is not of the form stage.field=value, for example dpd.beta=0.2 or "
+            "rl_stem.runtime.processes=2"
+        )
+    return path.strip()
 
 
 def _own_copies(tree: DictConfig, parts: list[str]) -> None:

@@ -1,8 +1,13 @@
 """The shape of `pipelines.yaml`, validated by pydantic: unknown keys are refused with the nearest known name."""
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+
+from nanbeige_core.errors import nearest
+
+_NAME = r"^[a-z0-9][a-z0-9.-]*$"
+"""Names that become part of addresses and input names."""
 
 
 class _Section(BaseModel):
@@ -37,19 +42,56 @@ class ProfileEntry(_Section):
 class SweepArm(_Section):
     """One arm of a sweep: a name and the overrides that make it."""
 
-    name: str
+    name: str = Field(pattern=_NAME)
     set: list[str] = Field(default_factory=list)
+    seed_offset: int = Field(0, ge=0, description="Added to every seed; an arm that differs by it alone is an A/A arm.")
 
 
 class SweepEntry(_Section):
-    """An ablation: arms times seeds, compared at one stage's metric."""
+    """An ablation: arms times seeds, compared problem by problem at one measure of one stage."""
 
     title: str
     profile: str = "laptop"
-    until: str
-    metric: str = Field(description="`stage.metric` of the artifact that is compared.")
-    arms: list[SweepArm] = Field(min_length=1)
-    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    metric: str = Field(
+        pattern=r"^[^.]+\..+$", description="`stage.measure`: the stage that ends every arm and its records."
+    )
+    arms: list[SweepArm] = Field(min_length=2)
+    baseline: str = Field("", description="The arm that all others are compared with; the first when empty.")
+    seeds: list[NonNegativeInt] = Field(min_length=1, description="One run of every arm for each.")
+    seed_fields: list[str] = Field(
+        default_factory=lambda: ["shared.seed"],
+        min_length=1,
+        description="Values a seed sets; all else is shared.",
+    )
+    set: list[str] = Field(default_factory=list, description="Overrides of every arm.")
+
+    @property
+    def stage(self) -> str:
+        """Return the stage that ends every arm."""
+        return self.metric.partition(".")[0]
+
+    @property
+    def measure(self) -> str:
+        """Return the name of the per-problem records that are compared."""
+        return self.metric.partition(".")[2]
+
+    @property
+    def baseline_name(self) -> str:
+        """Return the name of the arm that the others are compared with."""
+        return self.baseline or self.arms[0].name
+
+    @model_validator(mode="after")
+    def validate_names(self) -> Self:
+        """Refuse arms or seeds given twice, and a baseline that is no arm."""
+        names = [arm.name for arm in self.arms]
+        seeds = [str(seed) for seed in self.seeds]
+        for what, values in (("arm", names), ("seed", seeds)):
+            repeated = [value for value in values if values.count(value) > 1]
+            if repeated:
+                raise ValueError(f"{what} {repeated[0]} is given twice; each is one column of the comparison.")
+        if self.baseline and self.baseline not in names:
+            raise ValueError(f"baseline {self.baseline!r} is no arm; {nearest(self.baseline, names)}")
+        return self
 
 
 class ScheduleEntry(_Section):
@@ -70,5 +112,5 @@ class RecipeFile(_Section):
     runtime: dict[str, Any] = Field(default_factory=dict)
     stages: dict[str, StageEntry] = Field(min_length=1)
     profiles: dict[str, ProfileEntry] = Field(min_length=1)
-    sweeps: dict[str, SweepEntry] = Field(default_factory=dict)
+    sweeps: dict[str, SweepEntry] = Field(default_factory=dict[str, SweepEntry])
     schedules: dict[str, ScheduleEntry] = Field(default_factory=dict)

@@ -158,13 +158,15 @@ def _figure_of(plot: Plot) -> "Figure":
     if plot.kind == "line":
         for index, (name, values) in enumerate(plot.series.items()):
             plot_line(axes, list(plot.x), values, colour=PALETTE[index % len(PALETTE)], label=_words(name))
+    elif plot.kind == "interval":
+        draw_intervals(axes, plot)
     elif wordy:
         _draw_sideways(axes, plot, names)
     else:
         _draw_bars(axes, plot, names)
     if plot.log_y:
         axes.set_yscale("log")
-    if len(plot.series) > 1:
+    if len(plot.series) > 1 and plot.kind != "interval":
         add_legend(axes, columns=min(4 if sum(map(len, plot.series)) < 30 else 3, len(plot.series)))
     return figure
 

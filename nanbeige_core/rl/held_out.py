@@ -17,11 +17,15 @@ from nanbeige_core.rl.scoring import Scorer
 
 
 class Measured(NamedTuple):
-    """One value per held-out problem, and example responses (prompt id, text, value)."""
+    """One value per held-out problem, and example responses (prompt id, text, value).
+
+    `by_problem` leaves out problems of which nothing could be judged.
+    """
 
     values: list[float]
     examples: list[tuple[str, str, float]]
     truncated_share: float
+    by_problem: dict[str, float]
 
     @property
     def mean(self) -> float:
@@ -37,6 +41,11 @@ class HeldOut(Protocol):
         """Return what is measured, in words."""
         ...
 
+    @property
+    def measure_name(self) -> str:
+        """Return the name of the per-problem records."""
+        ...
+
     def measure(self, *, seed: int) -> Measured:
         """Sample and score; collective over all ranks."""
         ...
@@ -46,6 +55,7 @@ class PassRate:
     """Share of verified responses among several per problem."""
 
     metric = "held-out pass rate"
+    measure_name = "heldout_pass_rate"
 
     def __init__(
         self,
@@ -72,7 +82,8 @@ class PassRate:
             seed=seed,
         )
         examples = [(a.prompt_id, a.text, float(a.outcome == "correct")) for a in scores.attempts[:: self._samples]]
-        return Measured(scores.values, examples, scores.truncated / max(1, len(scores.attempts)))
+        truncated = scores.truncated / max(1, len(scores.attempts))
+        return Measured(scores.values, examples, truncated, scores.by_problem())
 
 
 class WinRate:
@@ -82,6 +93,7 @@ class WinRate:
     """
 
     metric = "held-out win rate against the policy before the stage"
+    measure_name = "heldout_win_rate"
 
     def __init__(
         self,
@@ -117,9 +129,12 @@ class WinRate:
         prompts, ours, theirs = ([triple[part] for triple in triples] for part in range(3))
         wins = self._judge.win_probability(prompts, ours, theirs)
         local: list[tuple[str, str, float]] = []
+        judged: dict[str, float] = {}
         for index, (row, group) in enumerate(zip(self._prompts.rows, texts, strict=True)):
             part = [win for win in wins[index * self._samples : (index + 1) * self._samples] if not math.isnan(win)]
             # a problem no comparison of which fits the judge says nothing about either policy
             local.append((row.id, group[0], sum(part) / len(part) if part else 0.5))
+            judged |= {row.id: sum(part) / len(part)} if part else {}
         everything = [item for part in gather_objects(local) for item in part]
-        return Measured([value for _, _, value in everything], everything, 0.0)
+        by_problem = {name: value for part in gather_objects(judged) for name, value in part.items()}
+        return Measured([value for _, _, value in everything], everything, 0.0, by_problem)

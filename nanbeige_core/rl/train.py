@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nanbeige_core.contract import Job, Outcome
+from nanbeige_core.evals.records import write_records
 from nanbeige_core.launch.ranks import gather_objects, rank
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.weights import read_model_card
@@ -45,6 +46,8 @@ def run(job: Job) -> Outcome:
         for _ in train_steps(stage):
             pass
         after = stage.held_out.measure(seed=stage.config.seed + HELD_OUT_SEED)
+    if rank() == 0:
+        write_records(job.work, {stage.held_out.measure_name: after.by_problem})
     card = read_model_card(job.inputs["checkpoint"].path)
     stage.trainer.save(
         job.work,

@@ -8,12 +8,14 @@ from transformers import PreTrainedTokenizerFast
 
 from nanbeige_core.contract import Gain, Job, Section
 from nanbeige_core.evals.exact_match import Attempt, Scores, gain, measure
+from nanbeige_core.evals.records import write_records
 from nanbeige_core.generate.engines import open_engine
 from nanbeige_core.launch.ranks import barrier, gather_objects, rank
 from nanbeige_core.recipe.configs.sft import HeldoutConfig
 from nanbeige_core.rl.prompts import load_prompts
 from nanbeige_core.rl.scoring import Scorer
 
+MEASURE = "heldout_exact_match"
 VERIFIABLE = ("math", "code")
 """Verifiers that give right or wrong without a judge."""
 RECORD = "heldout.json"
@@ -36,6 +38,7 @@ def measure_output(job: Job, heldout: HeldoutConfig) -> Scores:
     if rank() == 0:
         content = {"how": _key(job, heldout), **scores._asdict()}
         (job.work / RECORD).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_records(job.work, {MEASURE: scores.by_problem()})
     barrier()
     return scores
 
@@ -70,7 +73,7 @@ def _measure(job: Job, heldout: HeldoutConfig, checkpoint: Path) -> Scores:
 
 def heldout_gain(before: Scores, after: Scores) -> Gain | None:
     """Return the paired gain with its 95 % interval, None when nothing was measured."""
-    return gain("heldout_exact_match", before, after) if before.values else None
+    return gain(MEASURE, before, after) if before.values else None
 
 
 def domain_table(before: Scores, after: Scores) -> Section:

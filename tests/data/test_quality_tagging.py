@@ -10,20 +10,22 @@ from nanbeige_core.data import ingest, quality_tagging
 from nanbeige_core.data.annotators import CONTENT_LABELS, FORMAT_LABELS, LABELS
 from nanbeige_core.data.character_model import CharacterModel
 from nanbeige_core.data.corruptions import CORRUPTIONS
-from nanbeige_core.data.quality_tagging import find_gate, measure_auc, score_labels
+from nanbeige_core.data.quality_tagging import OUTSCORES_COPY, SCORE_LABELS, find_gate, measure_auc, score_labels
 from nanbeige_core.data.tables import read_rows
+from nanbeige_core.evals.records import read_records
 from nanbeige_core.recipe.configs.data import IngestConfig, PackagedSource, QualityTaggingConfig
+from nanbeige_core.recipe.fingerprint import identity_values
 from tests.data.conftest import MakeJob
 
 TEXT = "The quick brown fox jumps over 12 lazy dogs.\nIt then sleeps, because it is tired.\n" * 6
 SOURCES = ("codeio-programs", "docstrings-scientific", "package-readmes")
 
 
-def tag(make_job: MakeJob, name: str) -> tuple[Outcome, Path]:
+def tag(make_job: MakeJob, name: str, **changes: object) -> tuple[Outcome, Path]:
     sources = tuple(PackagedSource(name=source, documents=150) for source in SOURCES)
     corpus = make_job("corpus", IngestConfig(sources=sources))
     ingest.run(corpus)
-    config = QualityTaggingConfig(annotated_documents=500)
+    config = QualityTaggingConfig.model_validate({"annotated_documents": 500, **changes})
     job = make_job(name, config, corpus=(Kind.CORPUS, corpus.work))
     return quality_tagging.run(job), job.work
 
@@ -56,7 +58,30 @@ def test_the_auc_of_a_hand_case() -> None:
 def test_the_score_is_the_weighted_content() -> None:
     labels = np.full((1, len(LABELS)), 9.0)
     labels[:, len(CONTENT_LABELS) :] = 0.0
-    assert score_labels(labels, np.full(len(CONTENT_LABELS), 1 / len(CONTENT_LABELS))) == pytest.approx([9.0])
+    weights = np.full(len(CONTENT_LABELS), 1 / len(CONTENT_LABELS))
+    assert score_labels(labels, weights, SCORE_LABELS["content"]) == pytest.approx([9.0])
+
+
+def test_format_labels_alone_can_make_the_score() -> None:
+    labels = np.full((1, len(LABELS)), 9.0)
+    labels[:, : len(CONTENT_LABELS)] = 0.0
+    weights = np.full(len(FORMAT_LABELS), 1 / len(FORMAT_LABELS))
+    assert score_labels(labels, weights, SCORE_LABELS["format"]) == pytest.approx([9.0])
+
+
+def test_graded_content_labels_keep_the_fingerprints_of_before() -> None:
+    assert not {"label_scale", "score_labels"} & set(identity_values(QualityTaggingConfig()))
+    assert identity_values(QualityTaggingConfig(label_scale="binary"))["label_scale"] == "binary"
+
+
+def test_binary_annotators_teach_the_student_two_grades(make_job: MakeJob) -> None:
+    spreads: dict[str, float] = {}
+    for scale in ("0-9", "binary"):
+        _, work = tag(make_job, scale, label_scale=scale)
+        spreads[scale] = float(np.std([row["knowledge_density"] for row in read_rows(work / "documents")]))
+        assert len(read_records(work, OUTSCORES_COPY)) > 20
+    # labels of 0 and 9 lie further apart than grades, and so do the student's
+    assert spreads["binary"] > 1.2 * spreads["0-9"]
 
 
 def test_the_worst_format_label_names_the_gate() -> None:

@@ -8,9 +8,11 @@ import pytest
 
 from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.store import Store
+from nanbeige_core.evals.records import read_records
 from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.recipe.price.estimate import price_recipe
 from nanbeige_core.recipe.price.rates import load_rates
+from nanbeige_core.stages import STAGES
 from tests.conftest import RECIPE_FILE
 from tests.flows.test_pipeline import nanbeige
 
@@ -105,6 +107,19 @@ def test_the_first_dpd_step_has_the_loss_of_a_coin(finished: dict[str, Manifest]
 def test_the_trainer_and_the_sampler_agree_after_every_sync(finished: dict[str, Manifest]) -> None:
     for name in ("rl_stem", "rl_coding", "rl_preference"):
         assert finished[name].outcome.metrics["largest_probe_difference"] < 1e-3
+
+
+def test_every_stage_that_measures_keeps_its_per_problem_records(finished: dict[str, Manifest]) -> None:
+    measuring = {name: STAGES[m.uses].measures for name, m in finished.items() if STAGES[m.uses].measures}
+    assert {"quality_tagging", "fgwsd_decay", "teacher", "dpd", "rl_stem", "rl_preference"} <= set(measuring)
+    for name, measures in measuring.items():
+        for measure in measures:
+            assert len(read_records(artifact(finished[name]), measure)) >= 8
+    assert len(read_records(artifact(finished["evaluate"]), "final.math")) == 4
+    gain = finished["dpd"].outcome.gain
+    records = read_records(artifact(finished["dpd"]), "heldout_exact_match")
+    assert gain is not None
+    assert sum(records.values()) / len(records) == pytest.approx(gain.after)
 
 
 def test_the_exported_model_generates_in_transformers(finished: dict[str, Manifest]) -> None:

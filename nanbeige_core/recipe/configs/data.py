@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from nanbeige_core.recipe.configs.base import IdentityConfig
+from nanbeige_core.recipe.fingerprint import added_field
 
 Category = Literal["web", "book", "paper", "code", "math", "synthetic_qa", "long_cot"]
 Language = Literal["en", "zh", "code", "other"]
@@ -84,6 +85,12 @@ class QualityTaggingConfig(IdentityConfig):
     ridge: float = Field(0.5, gt=0, description="L2 penalty of the student. ours")
     aggregate: Literal["mean", "ridge"] = Field(
         "ridge", description="tag_score: plain mean of the content labels, or ridge to the clean score. ours"
+    )
+    label_scale: Literal["0-9", "binary"] = added_field(
+        "0-9", description="What annotators answer; binary keeps only whether a grade is 4.5 or more. paper: 0-9"
+    )
+    score_labels: Literal["content", "format", "all"] = added_field(
+        "content", description="Labels that make up the tag score. paper: content predicts quality better"
     )
     gates: dict[str, int] = Field(
         default_factory=lambda: {
