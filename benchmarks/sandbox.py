@@ -19,14 +19,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from nanbeige_core.verify.attacks import ATTACKS, HONEST, HONEST_SYSTEM, SPEC, SYSTEM_ATTACKS
+from nanbeige_core.verify.attacks import ATTACKS, HONEST, HONEST_SYSTEM, ORDINARY_SYSTEM, SPEC, SYSTEM_ATTACKS
 from nanbeige_core.verify.code_verifier import CodeVerifier
 from nanbeige_core.verify.component import SandboxUnavailable
 from nanbeige_core.verify.sandbox import Needs, Program, Runner, Sandbox, open_namespaces, open_wasm
 from nanbeige_core.verify.verdict import Verdict, VerificationRequest
 
-OUT_OF_SCOPE = {"namespaces": {"file read", "sleep"}, "wasm": set[str]()}
-"""Attacks that are ordinary behaviour on an engine: the namespaces have a clock and files of their own."""
 console = Console(width=140)
 
 
@@ -93,8 +91,8 @@ def measure_repeats(name: str) -> tuple[str, bool]:
 
 def attack(name: str) -> tuple[Table, bool]:
     """Run every attack, an honest program after each, and return the table."""
-    chosen = ATTACKS if name == "wasm" else ATTACKS | SYSTEM_ATTACKS
-    chosen = {key: text for key, text in chosen.items() if key not in OUT_OF_SCOPE[name]}
+    system = {key: text for key, text in (ATTACKS | SYSTEM_ATTACKS).items() if key not in ORDINARY_SYSTEM}
+    chosen = ATTACKS if name == "wasm" else system
     table = Table(title=f"attacks on {name}")
     for column in ("attack", "verdict", "reason", "seconds", "honest neighbour"):
         table.add_column(column)
