@@ -8,7 +8,6 @@ table of attacks. Exit status 1 when an attack passes, an honest neighbour fails
 """
 
 import argparse
-import resource
 import sys
 import tempfile
 import time
@@ -58,7 +57,7 @@ def corpus(count: int) -> list[str]:
 
 
 def measure_rate(name: str, runs: int) -> str:
-    """Return runs a second with two workers and the processor time of one run."""
+    """Return runs a second with two workers."""
     with open_engine(name, 2) as runner:
         program = Program(HONEST, "f", [[2]], needs=needs_of(name))
         runner.run([program] * 8)
@@ -122,19 +121,14 @@ def main() -> None:
     good = True
     for name in arguments.engine or ["wasm", "namespaces"]:
         try:
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             rate = measure_rate(name, arguments.runs)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
         except SandboxUnavailable as error:
             console.print(f"{name}: not available: {error}", markup=False)
             continue
-        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         equality, equal = measure_equality(name, arguments.programs)
         repeats, repeated = measure_repeats(name)
         good &= equal and repeated
-        console.print(
-            f"{name}: {rate}, {1000 * spent / arguments.runs:.1f} CPU-ms a run with start-up; {equality}; {repeats}"
-        )
+        console.print(f"{name}: {rate}; {equality}; {repeats}")
         if not arguments.skip_attacks:
             table, contained = attack(name)
             console.print(table)

@@ -188,7 +188,7 @@ def open_namespaces(*, workers: int) -> Generator[Runner]:
     )
 
     command = bubblewrap_command(find_bubblewrap())
-    with control_group() as groups, WorkerPool(join_and_run(command, groups), workers=workers) as pool:
+    with control_group(workers) as groups, WorkerPool(join_and_run(command, groups), workers=workers) as pool:
         level = "namespaces+cgroup" if groups else "namespaces"
         runner = PooledRunner(pool, level, wall_seconds=NAMESPACE_WALL_SECONDS)
         _probe(runner, REMEDY)
