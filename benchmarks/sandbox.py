@@ -8,7 +8,6 @@ table of attacks. Exit status 1 when an attack passes, an honest neighbour fails
 """
 
 import argparse
-import resource
 import sys
 import tempfile
 import time
@@ -19,14 +18,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from nanbeige_core.verify.attacks import ATTACKS, HONEST, HONEST_SYSTEM, SPEC, SYSTEM_ATTACKS
+from nanbeige_core.verify.attacks import ATTACKS, HONEST, HONEST_SYSTEM, ORDINARY_SYSTEM, SPEC, SYSTEM_ATTACKS
 from nanbeige_core.verify.code_verifier import CodeVerifier
 from nanbeige_core.verify.component import SandboxUnavailable
 from nanbeige_core.verify.sandbox import Needs, Program, Runner, Sandbox, open_namespaces, open_wasm
 from nanbeige_core.verify.verdict import Verdict, VerificationRequest
 
-OUT_OF_SCOPE = {"namespaces": {"file read", "sleep"}, "wasm": set[str]()}
-"""Attacks that are ordinary behaviour on an engine: the namespaces have a clock and files of their own."""
 console = Console(width=140)
 
 
@@ -60,7 +57,7 @@ def corpus(count: int) -> list[str]:
 
 
 def measure_rate(name: str, runs: int) -> str:
-    """Return runs a second with two workers and the processor time of one run."""
+    """Return runs a second with two workers."""
     with open_engine(name, 2) as runner:
         program = Program(HONEST, "f", [[2]], needs=needs_of(name))
         runner.run([program] * 8)
@@ -93,8 +90,8 @@ def measure_repeats(name: str) -> tuple[str, bool]:
 
 def attack(name: str) -> tuple[Table, bool]:
     """Run every attack, an honest program after each, and return the table."""
-    chosen = ATTACKS if name == "wasm" else ATTACKS | SYSTEM_ATTACKS
-    chosen = {key: text for key, text in chosen.items() if key not in OUT_OF_SCOPE[name]}
+    system = {key: text for key, text in (ATTACKS | SYSTEM_ATTACKS).items() if key not in ORDINARY_SYSTEM}
+    chosen = ATTACKS if name == "wasm" else system
     table = Table(title=f"attacks on {name}")
     for column in ("attack", "verdict", "reason", "seconds", "honest neighbour"):
         table.add_column(column)
@@ -124,19 +121,14 @@ def main() -> None:
     good = True
     for name in arguments.engine or ["wasm", "namespaces"]:
         try:
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             rate = measure_rate(name, arguments.runs)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
         except SandboxUnavailable as error:
             console.print(f"{name}: not available: {error}", markup=False)
             continue
-        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         equality, equal = measure_equality(name, arguments.programs)
         repeats, repeated = measure_repeats(name)
         good &= equal and repeated
-        console.print(
-            f"{name}: {rate}, {1000 * spent / arguments.runs:.1f} CPU-ms a run with start-up; {equality}; {repeats}"
-        )
+        console.print(f"{name}: {rate}; {equality}; {repeats}")
         if not arguments.skip_attacks:
             table, contained = attack(name)
             console.print(table)

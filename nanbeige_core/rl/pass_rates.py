@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nanbeige_core.contract import Job, Outcome, Plot, Section
@@ -245,7 +244,7 @@ def _merge(job: Job, config: PassRatesConfig, rows: Sequence[PromptRow], paths: 
     }
     known = [rate for rate in rates["rate"].to_pylist() if rate is not None]
     mean = sum(known) / len(known) if known else 0.0
-    tokens = len(pc.list_flatten(samples["tokens"]))
+    tokens = sum(map(len, samples["tokens"].to_pylist()))
     return Outcome(
         summary=(
             f"{len(rows)} {config.domain} problems sampled {config.samples} times: mean pass rate {mean:.3f}, "

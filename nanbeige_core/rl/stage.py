@@ -10,7 +10,7 @@ from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.weights import read_model_card
 from nanbeige_core.recipe.configs.base import SamplingConfig
-from nanbeige_core.recipe.configs.rl import Domain, RlConfig
+from nanbeige_core.recipe.configs.rl import RlConfig
 from nanbeige_core.rl.held_out import HeldOut, PassRate, WinRate
 from nanbeige_core.rl.judge import PairwiseJudge
 from nanbeige_core.rl.monitor import Monitor, earlier_domains
@@ -145,14 +145,14 @@ def _held_out_sampling(config: RlConfig) -> SamplingConfig:
     return SamplingConfig(temperature=config.heldout.temperature, max_new_tokens=config.sampling.max_new_tokens)
 
 
-def _earlier(job: Job, policy: Policy, judgement: Scorer | PairwiseJudge, opened: ExitStack) -> dict[Domain, HeldOut]:
+def _earlier(job: Job, policy: Policy, judgement: Scorer | PairwiseJudge, opened: ExitStack) -> dict[str, HeldOut]:
     """Return a measurement for each earlier domain that the problems hold held-out rows of."""
     config: RlConfig = job.config
     domains = earlier_domains(config.domain)
     if not domains:
         return {}
     scorer = judgement if isinstance(judgement, Scorer) else open_scorer(job, opened)
-    measured: dict[Domain, HeldOut] = {}
+    measured: dict[str, HeldOut] = {}
     for domain in domains:
         rows = load_prompts(
             job.inputs["problems"].path,

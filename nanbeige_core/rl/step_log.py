@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nanbeige_core.rl.policy_update import TokenRecord
 
@@ -19,15 +18,15 @@ def summarise_rollout(table: pa.Table, *, longest: int) -> dict[str, float]:
     """
     rewards = [math.nan if value is None else value for value in table["reward"].to_pylist()]
     known = [value for value in rewards if not math.isnan(value)]
-    lengths: list[int] = pc.list_value_length(table["tokens"]).to_pylist()
+    lengths: list[int] = [len(tokens) for tokens in table["tokens"].to_pylist()]
     groups: dict[tuple[int, str], list[float]] = {}
     keys = zip(table["step"].to_pylist(), table["prompt_id"].to_pylist(), strict=True)
     for key, reward in zip(keys, rewards, strict=True):
         groups.setdefault(key, []).extend([] if math.isnan(reward) else [reward])
-    logprobs = pc.list_flatten(table["logprobs"]).to_numpy()
+    logprobs = np.array([value for row in table["logprobs"].to_pylist() for value in row])
     result = {
         "reward": float(np.mean(known)) if known else 0.0,
-        "entropy": float(-logprobs.astype(np.float64).mean()) if len(logprobs) else 0.0,
+        "entropy": float(-logprobs.mean()) if len(logprobs) else 0.0,
         "dead_group_share": float(np.mean([len(set(values)) < 2 for values in groups.values()])),
         "truncated_share": float(np.mean([reason == "length" for reason in table["finish_reason"].to_pylist()])),
         "unscored_share": 1 - len(known) / max(1, len(rewards)),

@@ -87,6 +87,8 @@ SYSTEM_ATTACKS: dict[str, str] = {
     "shared memory bomb": "def f(x):\n    with open('/dev/shm/x', 'wb') as file:\n        while True: file.write(b'x' * (1 << 20))",
 }
 """Attacks that only make sense where processes, files and system calls exist."""
+ORDINARY_SYSTEM = frozenset({"file read", "file write", "sleep", "subprocess"})
+"""Of the first table, what is no attack where a program has a clock, a scratch directory and processes of its own."""
 HONEST_SYSTEM: dict[str, str] = {
     "numpy": "import numpy\ndef f(x):\n    return int((numpy.array([3, 1]) * numpy.array([x, 1])).sum())",
     "threads": "import threading\ndef f(x):\n    out = []\n    ts = [threading.Thread(target=out.append, args=(x,)) for _ in range(3)]\n    [t.start() for t in ts]; [t.join() for t in ts]\n    return sum(out) + 1",

