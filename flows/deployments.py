@@ -152,8 +152,11 @@ def _deploy(
 
 
 def _command() -> str:
-    """Return how the worker starts a run: as a process that ends when the worker does."""
-    return shlex.join(tied_command([sys.executable, "-m", "prefect.engine"], "TERM"))
+    """Return how the worker starts a run: as a process that ends when the worker does.
+
+    It is killed, not asked: its server is gone as well then, and it would wait minutes for it.
+    """
+    return shlex.join(tied_command([sys.executable, "-m", "prefect.engine"], "KILL"))
 
 
 def _schedules(deployment: Deployment, kept: list[Any]) -> list[DeploymentScheduleCreate]:

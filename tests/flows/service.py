@@ -70,11 +70,11 @@ class Service:
         kept = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "PREFECT_UI_URL")}
         return {**kept, "PREFECT_HOME": str(self.home), "PYTHONPATH": str(_ROOT)}
 
-    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def command(self, *arguments: str, home: Path | None = None) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-m", "flows.cli", *arguments],
             cwd=self.folder,
-            env=self.environment(),
+            env={**self.environment(), "PREFECT_HOME": str(home or self.home)},
             capture_output=True,
             text=True,
             timeout=300,

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import urllib.error
+from pathlib import Path
 
 import psutil
 import pytest
@@ -19,11 +20,11 @@ def start_run(up: Service, deployment: str, **parameters: object) -> str:
     return run["id"]
 
 
-def test_a_taken_port_is_refused_before_anything_starts(service: Service) -> None:
+def test_a_taken_port_is_refused_before_anything_starts(service: Service, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        refused = service.command(*service.arguments(other.getsockname()[1]))
+        refused = service.command(*service.arguments(other.getsockname()[1]), home=tmp_path)
     assert refused.returncode == 2
     assert "is taken by another program" in refused.stderr
     assert "--port" in refused.stderr
