@@ -41,7 +41,7 @@ def recognise(path: Path, fields: CorpusFields) -> Source:
 
     def write(work: Path) -> Outcome:
         try:
-            return ingest_path(work, IngestConfig(sources=(source,)), source, root=root)
+            return ingest_path(work, IngestConfig.model_validate({"sources": (source,)}), source, root=root)
         except SourceError as error:
             raise AdoptError(str(error)) from error
 

@@ -6,13 +6,15 @@ A RowLedger lists the rows of a finite data set. Pretraining reads an endless st
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import compute
 
 from nanbeige_core.data.tables import write_rows
+
+pc: Any = compute  # its functions are made at import: a type checker knows none of them
 
 if TYPE_CHECKING:
     from nanbeige_core.lineage.view import ArtifactView

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import compute
 
 from nanbeige_core.lineage.declare import RowTable
 from nanbeige_core.lineage.view import ArtifactView
+
+pc: Any = compute  # its functions are made at import: a type checker knows none of them
 
 Values = dict[str, Any]
 

@@ -8,16 +8,18 @@ whose size does not grow with the tokens; the rest is arithmetic on the mixture'
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow import compute
 
 from nanbeige_core.lineage.ledger import Totals, Use
 from nanbeige_core.megatron.document_order import DocumentOrder
+
+pc: Any = compute  # its functions are made at import: a type checker knows none of them
 
 PHASE_LEDGER = "ledger.npz"
 SIDECAR = "sidecar.parquet"

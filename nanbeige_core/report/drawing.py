@@ -11,6 +11,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from nanbeige_core.contract import Plot
+from nanbeige_core.report.intervals import draw_intervals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
