@@ -178,7 +178,7 @@ _SPECS = (
     ),
     _spec(
         "rollouts", "rl.rollouts:run", "rl:RolloutsConfig",
-        "Roll out only", "report, RL",
+        "Roll out only", "report, RL", cost="rl:rollouts",
         consumes={"checkpoint": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER, "prompts": Kind.PROMPT_SET,
                   "reward_model": Kind.REWARD_MODEL},
         produces=Kind.ROLLOUTS, optional=frozenset({"reward_model"}), version=2,

@@ -95,13 +95,14 @@ def plan_sweep(path: Path, name: str, store: Store, overrides: list[str] | None 
     runs: list[SweepRun] = []
     for arm in entry.arms:
         for seed in entry.seeds:
-            changes = [*(overrides or []), *entry.set, *arm.set, *_seed_changes(entry, arm, seed)]
+            changes = [*(overrides or []), *entry.set, *arm.set, *seed_changes(entry, arm, seed)]
             plan = make_plan(source.recipe(entry.profile, changes), store, Selection(until=entry.stage))
             runs.append(SweepRun(arm.name, seed, _with_records(plan, entry.stage, store)))
     return SweepPlan(name, entry, tuple(overrides or []), runs, _share(runs))
 
 
-def _seed_changes(entry: SweepEntry, arm: SweepArm, seed: int) -> list[str]:
+def seed_changes(entry: SweepEntry, arm: SweepArm, seed: int) -> list[str]:
+    """Return the overrides by which one run of an arm differs from its other runs."""
     return [f"{field}={seed + arm.seed_offset}" for field in entry.seed_fields]
 
 

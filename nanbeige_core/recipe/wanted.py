@@ -6,6 +6,7 @@ from nanbeige_core.artifacts.references import address
 from nanbeige_core.recipe.fingerprint import fingerprint
 from nanbeige_core.recipe.load import Recipe, load_recipe, load_recipe_file
 from nanbeige_core.recipe.plan import stage_identity
+from nanbeige_core.recipe.sweep_plan import seed_changes
 
 
 def recipe_fingerprints(recipe: Recipe) -> dict[str, str]:
@@ -30,7 +31,7 @@ def wanted_addresses(path: Path, *, sweeps: bool = True) -> dict[str, str]:
         for name, entry in file.sweeps.items():
             for arm in entry.arms:
                 for seed in entry.seeds:
-                    changes = [*arm.set, f"shared.seed={seed}"]
+                    changes = [*entry.set, *arm.set, *seed_changes(entry, arm, seed)]
                     recipe = load_recipe(path, profile=entry.profile, overrides=changes)
                     _add(wanted, recipe, f"sweep {name} plans it (arm {arm.name}, seed {seed})")
     return wanted

@@ -74,7 +74,7 @@ def test_the_command_prints_json_that_every_reader_takes(made: Made) -> None:
 
 
 def test_a_stage_without_records_says_where_to_compare(made: Made) -> None:
-    run = CliRunner().invoke(app, ["diff", "fgwsd_warmup", "fgwsd_diverse_stable", "--store", made.store.root])
+    run = CliRunner().invoke(app, ["diff", "tokenizer", "mixture", "--store", made.store.root])
     assert "no paired difference" in run.stdout
 
 

@@ -37,7 +37,7 @@ def trained_by(found: RowTrace) -> dict[str, Trained]:
 
 def test_a_reward_leads_to_problem_checkpoint_and_documents(made: Made) -> None:
     row = a_rollout(made)
-    found = one(made, f"rl_stem#{row['step']}/{row['prompt_id']}/{row['number']}")
+    found = one(made, f"rl_stem#{row['step']}/{row['prompt_id']}/{row['sample']}")
     assert f"reward {row['reward']:.3f}" in found.row.says
     assert [one.view.manifest.stage for one in found.before] == ["filter_stem", "problems", "pass_rates_stem"]
     (history,) = found.writers.values()
@@ -51,9 +51,9 @@ def test_a_rollout_is_shown_as_the_policy_wrote_it(made: Made) -> None:
     from transformers import PreTrainedTokenizerFast
 
     row = a_rollout(made)
-    found = one(made, f"rl_stem#{row['step']}/{row['prompt_id']}/{row['number']}")
+    found = one(made, f"rl_stem#{row['step']}/{row['prompt_id']}/{row['sample']}")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(made.path("tokenizer"))
-    assert found.row.texts()["text"] == tokenizer.decode(row["token_ids"], skip_special_tokens=False)
+    assert found.row.texts()["text"] == tokenizer.decode(row["tokens"]).removesuffix("<|im_end|>")
 
 
 def test_a_document_leads_to_every_phase_and_every_later_checkpoint(made: Made) -> None:
@@ -151,7 +151,7 @@ def test_a_piece_of_text_finds_its_document(made: Made) -> None:
     ("target", "words"),
     [
         ("no-such-id", "nothing in .* is called 'no-such-id'"),
-        ("rl_stem#99/none/0", "rollout: step/prompt_id/number"),
+        ("rl_stem#99/none/0", "rollout: step/prompt_id/sample"),
         ("tokenizer#x", "keeps no rows"),
         ("nowhere#x", "no artifact matches 'nowhere'"),
     ],
@@ -163,7 +163,7 @@ def test_a_target_that_is_not_there_is_explained(made: Made, target: str, words:
 
 def test_the_command_prints_the_same_as_tables_and_as_json(made: Made) -> None:
     row = a_rollout(made)
-    target = f"rl_stem#{row['step']}/{row['prompt_id']}/{row['number']}"
+    target = f"rl_stem#{row['step']}/{row['prompt_id']}/{row['sample']}"
     shown = CliRunner().invoke(app, ["trace", target, "--store", made.store.root])
     plain = CliRunner().invoke(app, ["trace", target, "--store", made.store.root, "--json"])
     assert (shown.exit_code, plain.exit_code) == (0, 0)

@@ -165,7 +165,15 @@ def test_scientific_notation_in_an_override_is_a_number() -> None:
     assert recipe.stages["dpd"].config.model_dump()["learning_rate"] == 1e-4
 
 
-SWEEP = {"one": {"title": "t", "until": "ingest", "metric": "ingest.after", "arms": [{"name": "a"}]}}
+SWEEP = {
+    "one": {
+        "title": "t",
+        "metric": "quality_tagging.outscores_damaged_copy",
+        "arms": [{"name": "a"}, {"name": "b", "set": ["quality_tagging.label_scale=binary"]}],
+        "seeds": [1],
+        "seed_fields": ["quality_tagging.seed"],
+    }
+}
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,19 @@ def recipe_file(tmp_path: Path, arm: str = "a.seed=9") -> Path:
     tree = {
         "recipe": "two sizes",
         "shared": {"seed": 1},
-        "stages": {"a": {"uses": "ingest", "config": {"seed": 5}}},
+        "stages": {
+            "a": {"uses": "ingest", "config": {"seed": 5}},
+            "b": {"uses": "quality_tagging", "in": {"corpus": "a"}},
+        },
         "profiles": {"small": {"title": "s"}, "large": {"title": "l", "stages": {"a": {"config": {"seed": 6}}}}},
         "sweeps": {
             "s": {
                 "title": "t",
                 "profile": "small",
-                "until": "a",
-                "metric": "a.x",
-                "arms": [{"name": "n", "set": [arm]}],
+                "metric": "b.outscores_damaged_copy",
+                "arms": [{"name": "m"}, {"name": "n", "set": [arm]}],
+                "seeds": [7],
+                "seed_fields": ["b.seed"],
             }
         },
     }
@@ -39,9 +43,11 @@ def test_fingerprints_without_a_store_are_those_of_the_plan(store: Store) -> Non
 
 
 def test_every_profile_and_sweep_point_is_wanted(tmp_path: Path) -> None:
-    reasons = sorted(wanted_addresses(recipe_file(tmp_path)).values())
-    assert reasons == ["profile large plans it", "profile small plans it", "sweep s plans it (arm n, seed 0)"]
-    assert len(wanted_addresses(recipe_file(tmp_path), sweeps=False)) == 2
+    reasons = list(wanted_addresses(recipe_file(tmp_path)).values())
+    assert reasons.count("profile large plans it") == reasons.count("profile small plans it") == 2
+    assert reasons.count("sweep s plans it (arm m, seed 7)") == 1  # its ingest is the profile's
+    assert reasons.count("sweep s plans it (arm n, seed 7)") == 2
+    assert len(wanted_addresses(recipe_file(tmp_path), sweeps=False)) == 4
 
 
 def test_a_sweep_that_cannot_be_planned_is_an_error_and_not_left_out(tmp_path: Path) -> None:

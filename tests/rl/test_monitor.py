@@ -15,7 +15,7 @@ class Scores:
         self.values = list(values)
 
     def measure(self, *, seed: int) -> Measured:
-        return Measured([self.values.pop(0)], [], 0.0)
+        return Measured([self.values.pop(0)], [], 0.0, {})
 
 
 def run(monitor: Monitor, steps: int) -> list[dict[str, float]]:

@@ -17,18 +17,18 @@ def input_name(arm: str, seed: int) -> str:
 class ComparedArm(IdentityConfig):
     """What made one arm."""
 
-    name: str
-    set: tuple[str, ...] = Field(default=(), description="Overrides of this arm.")
-    seed_offset: int = Field(default=0, ge=0, description="Added to every seed of this arm.")
+    name: str = Field(description="What the arm is called. ours")
+    set: tuple[str, ...] = Field(default=(), description="Overrides of this arm. ours")
+    seed_offset: int = Field(default=0, ge=0, description="Added to every seed of this arm. ours")
 
 
 class FailedRun(IdentityConfig):
     """A run of an arm that ended without an artifact, where and why."""
 
-    arm: str
-    seed: int
-    stage: str
-    cause: str
+    arm: str = Field(description="Name of the arm. ours")
+    seed: int = Field(description="Seed of the run. ours")
+    stage: str = Field(description="Stage that failed. ours")
+    cause: str = Field(description="First line of its error. ours")
 
 
 class SweepReportConfig(IdentityConfig):

@@ -54,7 +54,8 @@ def price(profile: str, *overrides: str, **options: object) -> RecipePrice:
 
 
 def test_every_stage_type_declares_its_cost() -> None:
-    assert [uses for uses, spec in STAGES.items() if spec.cost_function() is None] == []
+    unpriced = [uses for uses, spec in STAGES.items() if spec.cost_function() is None]
+    assert unpriced == ["sweep_report"]  # a few seconds after a sweep, and no stage of a recipe
 
 
 @pytest.mark.parametrize("stage", FIXED)

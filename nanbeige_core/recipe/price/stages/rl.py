@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from typing import cast
 
 from nanbeige_core.recipe.configs.base import SamplingConfig
-from nanbeige_core.recipe.configs.rl import OnPolicyFilterConfig, PassRatesConfig, RewardModelConfig, RlConfig
+from nanbeige_core.recipe.configs.rl import (
+    OnPolicyFilterConfig,
+    PassRatesConfig,
+    RewardModelConfig,
+    RlConfig,
+    RolloutsConfig,
+)
 from nanbeige_core.recipe.load import Stage
 from nanbeige_core.recipe.price.memory import checkpoint_bytes
 from nanbeige_core.recipe.price.problem_counts import (
@@ -87,7 +93,7 @@ def on_policy_filter(stage: Stage, made: Mapping[str, Made], assume: Assumptions
     )
 
 
-def comparisons_of(config: RlConfig) -> int:
+def comparisons_of(config: RlConfig | RolloutsConfig) -> int:
     """Return how many comparisons the reward scheme makes in one group."""
     size = config.group_size
     if config.reward == "pivot":
@@ -95,6 +101,33 @@ def comparisons_of(config: RlConfig) -> int:
     if config.reward in ("reference", "circular"):
         return size
     return size * (size - 1) // 2
+
+
+def rollouts(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
+    """Groups of responses, rewarded and stored; no update."""
+    config = cast(RolloutsConfig, stage.config)
+    decoder, pool = decoder_of(made, "checkpoint"), made["prompts"].problems
+    assert pool is not None
+    groups = Range.exactly(config.steps * config.prompts_per_step)
+    drawn = draw(
+        "roll out", stage, decoder, config.sampling, assume, prompts=groups, samples=config.group_size,
+        prompt_tokens=mean_prompt_tokens(pool, {"rl"}, assume, domains=STAGE_DOMAINS[config.domain]),
+    )  # fmt: skip
+    work: list[Work] = [drawn]
+    if _judges(stage, config.domain):
+        comparisons = groups * comparisons_of(config)
+        work.append(_judging("judge", made["reward_model"], drawn, comparisons, assume))
+    else:
+        work.append(Processing("verify", drawn.responses, assume.verdict_seconds.range))
+    text = drawn.tokens * assume.characters_per_token.range * assume.row_bytes.range
+    return Cost(
+        made=Made(rows=drawn.responses, problems=pool),
+        documents=drawn.responses,
+        tokens=drawn.tokens,
+        work=tuple(work),
+        counts={"rollouts": drawn.responses},
+        storage_bytes=Range(0.1 * text.low, 0.5 * text.expected, 4 * text.high),
+    ).noting(no_room(stage, config.sampling, decoder))
 
 
 def rl(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
