@@ -143,10 +143,6 @@ class Service:
     def deployment(self, name: str) -> dict[str, Any]:
         return self.ask(f"/deployments/name/recipe/{name}")
 
-    def newest_run(self) -> dict[str, Any]:
-        started = {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_DESC"}
-        return self.ask("/flow_runs/filter", {**started, "limit": 1})[0]
-
     def ended(self, run: str, seconds: float = 240) -> dict[str, Any]:
         """Wait for a flow run to end and return it."""
         final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")

@@ -44,15 +44,16 @@ def open_form(page: Page, up: Service, deployment: str) -> None:
 
 
 def submit(page: Page, up: Service) -> str:
-    """Press Submit and return the id of the run it created."""
-    before = {run["id"] for run in up.ask("/flow_runs/filter", {"limit": 50})}
+    """Press Submit and return the id of the run it created; the sweep's many scheduled runs do not count."""
+    question = {"deployments": {"name": {"any_": ["full", "stage"]}}}
+
+    def runs() -> set[str]:
+        return {run["id"] for run in up.ask("/flow_runs/filter", question)}
+
+    before = runs()
     page.get_by_role("button", name="Submit").click()
-
-    def created() -> list[str]:
-        return [run["id"] for run in up.ask("/flow_runs/filter", {"limit": 50}) if run["id"] not in before]
-
-    wait_for(created, 60)
-    return created()[0]
+    wait_for(lambda: runs() - before, 60)
+    return (runs() - before).pop()
 
 
 def open_run(page: Page, up: Service, run: str, tab: str) -> None:
