@@ -1,6 +1,6 @@
 """`up`: a Prefect server, a worker and the deployments, until Ctrl-C or SIGTERM; nothing is left running.
 
-Order of stopping: the worker takes no new run, running stages stop at their resume points, then worker and server end.
+Order of stopping: running stages stop at their resume points and their runs end, then the worker, then the server.
 When this process is killed outright, the kernel tells each of the others (flows/tied.py).
 """
 
@@ -25,6 +25,7 @@ from nanbeige_core.recipe.load import load_recipe_file
 _RUNS_AT_ONCE = 4  # plans and cached runs need no core; stages share the core slots
 _POLL_SECONDS = 0.5
 _RUN_STOP_SECONDS = 40
+_WORKER_STOP_SECONDS = 10
 
 
 def serve(*, file: Path, store: str, port: int | None, cores: int | None, say: Callable[[str], None]) -> None:
@@ -118,7 +119,7 @@ def _worker(pool: str, home: Path, say: Callable[[str], None]) -> Generator["sub
         yield worker
     finally:
         _stop_runs(worker, say)
-        stop(worker, signal.SIGKILL, _RUN_STOP_SECONDS)
+        stop(worker, signal.SIGTERM, _WORKER_STOP_SECONDS)
 
 
 def _wait_until_ready(pool: str, worker: "subprocess.Popen[bytes]") -> None:
@@ -132,16 +133,15 @@ def _wait_until_ready(pool: str, worker: "subprocess.Popen[bytes]") -> None:
 
 
 def _stop_runs(worker: "subprocess.Popen[bytes]", say: Callable[[str], None]) -> None:
-    """Let the worker take no further run, and stop those it has at their resume points."""
+    """Stop the worker's runs at their resume points, while it is there to report how they ended."""
     if worker.poll() is not None:
         return
     runs = psutil.Process(worker.pid).children()
-    worker.send_signal(signal.SIGTERM)
-    for run in runs:
-        run.terminate()
     if runs:
         say(
             f"Stopping {len(runs)} running flow run(s) ... finished stages and resume points are kept; "
             "press Retry in the UI, or run the same again, to go on."
         )
+    for run in runs:
+        run.terminate()
     psutil.wait_procs(runs, timeout=_RUN_STOP_SECONDS)

@@ -7,8 +7,10 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +138,16 @@ class Service:
         request = urllib.request.Request(
             f"{self.url}/api{path}", data, {"content-type": "application/json"}, method=method or None
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
+        for _ in range(10):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    text = answer.read()
+                return json.loads(text) if text else None
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE:  # the database was locked for a moment
+                    raise
+                time.sleep(0.5)
+        raise TimeoutError(f"the server stayed unavailable: {path}")
 
     def deployment(self, name: str) -> dict[str, Any]:
         return self.ask(f"/deployments/name/recipe/{name}")
