@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from flows.completion import complete_sweep
 from flows.console import (
     FileOption,
     JsonOption,
@@ -30,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def sweep(
-    name: Annotated[str, typer.Argument(help="A sweep of the recipe file.")],
+    name: Annotated[str, typer.Argument(help="A sweep of the recipe file.", autocompletion=complete_sweep)],
     plan: Annotated[bool, typer.Option("--plan", help="Show the stages its arms share and stop.")] = False,
     overrides: SetOption = [],  # noqa: B006 (typer reads the default, nobody changes it)
     file: FileOption = RECIPE_FILE,

@@ -95,7 +95,7 @@ class Sandbox:
 
 
 def reduced(text: str) -> str:
-    """Write the reduced budget into the laptop profile of a recipe, and leave one sweep with one arm."""
+    """Write the reduced budget into the laptop profile of a recipe, and leave one sweep with two arms."""
     tree = yaml.safe_load(text)
     laptop = tree["profiles"]["laptop"]
     for override in (*SMALL, *_LESS):
@@ -106,7 +106,7 @@ def reduced(text: str) -> str:
         else:
             _put(laptop["stages"], [head, "config", *rest], yaml.safe_load(value))
     name, sweep = next(iter(tree["sweeps"].items()))
-    sweeps = {name: {**sweep, "arms": sweep["arms"][:1], "seeds": sweep["seeds"][:1]}}
+    sweeps = {name: {**sweep, "arms": sweep["arms"][:2], "seeds": sweep["seeds"][:1]}}
     before, marker, _ = text.partition("\n  laptop:\n")  # what a page patches stands above it, as it is
     body = yaml.safe_dump(laptop, sort_keys=False, width=1000)
     indented = "".join(f"    {line}\n" for line in body.splitlines())

@@ -41,8 +41,8 @@ def write_recipe(folder: Path) -> Path:
         "sweeps": {
             "buckets": {
                 "title": "features of the student",
-                "until": "quality_tagging",
-                "metric": "quality_tagging.after",
+                "metric": "quality_tagging.outscores_damaged_copy",
+                "seeds": [1],
                 "arms": [{"name": "few"}, {"name": "more", "set": ["quality_tagging.hash_buckets=512"]}],
             }
         },
