@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from flows.parameters import RECIPE_FILE
+from flows.parameters import ALL, RECIPE_FILE, stage_or_none
 from flows.server import prefect_server
 
 
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--store", default="store", help="a store in which every stage of the profile is present")
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--file", default=str(RECIPE_FILE), help="the recipe file the store was made with")
+    parser.add_argument("--until", default=ALL, help="measure the recipe up to this stage only")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     with prefect_server():
@@ -57,7 +58,9 @@ def main() -> None:
         from nanbeige_core.recipe.plan import Selection
 
         def plan() -> Any:
-            return plan_run(arguments.file, arguments.profile, [], arguments.store, Selection())
+            return plan_run(
+                arguments.file, arguments.profile, [], arguments.store, Selection(until=stage_or_none(arguments.until))
+            )
 
         made = plan()
         if made.to_run:
@@ -65,8 +68,10 @@ def main() -> None:
         flows = {
             "plan": plan,
             "bare 12": bare_flow(12),
-            f"bare {len(made.stages)}": bare_flow(len(made.stages)),
-            "cached rerun": lambda: recipe(profile=arguments.profile, file=arguments.file, store=arguments.store),
+            f"bare {len(made.selected)}": bare_flow(len(made.selected)),
+            "cached rerun": lambda: recipe(
+                profile=arguments.profile, until=arguments.until, file=arguments.file, store=arguments.store
+            ),
         }
         for function in flows.values():
             function()

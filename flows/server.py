@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import psutil
+
 from flows.parameters import ROOT
 from flows.tied import tied_command
 from nanbeige_core.errors import RecipeError
@@ -113,7 +115,7 @@ def _server(home: Path, port: int | None, lock: IO[str]) -> Generator[Server]:
             start_new_session=True,  # Ctrl-C is for the command alone, which then stops things in order
         )
     try:
-        _wait_until_healthy(url, server, log_path)
+        _wait_until_healthy(url, chosen, server, log_path)
         _write(lock, {"url": url, "pid": os.getpid()})
         os.environ["PREFECT_API_URL"] = url
         os.environ["PREFECT_UI_URL"] = f"{url.removesuffix('/api')}/v2"
@@ -259,10 +261,17 @@ def _healthy(url: str) -> bool:
         return False
 
 
-def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log_path: Path) -> None:
+def _listens(pid: int, port: int) -> bool:
+    """Tell whether it is this server that answers: another program may have taken the port since it was chosen."""
+    server = psutil.Process(pid)
+    connections = [c for process in (server, *server.children()) for c in process.net_connections("tcp")]
+    return any(c.status == psutil.CONN_LISTEN and c.laddr[1] == port for c in connections if c.laddr)
+
+
+def _wait_until_healthy(url: str, port: int, server: "subprocess.Popen[bytes]", log_path: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
-        if _healthy(url):
+        if _healthy(url) and _listens(server.pid, port):
             return
         time.sleep(0.3)
     raise RecipeError(
