@@ -61,13 +61,29 @@ def _submit(plan: Plan, result: RunResult, *, store: str, cache: Path) -> "dict[
                 result.references[planned.name] = planned.reference
             continue
         call = StageCall(order=make_order(planned), store=store, cache=str(cache), cores=plan.recipe.cores)
+        upstream = set(planned.stage.inputs.values()) & set(futures)
         inputs = {
-            name: futures.get(upstream, result.references.get(upstream))
-            for name, upstream in planned.stage.inputs.items()
+            name: _given(planned, plan.stages[other], futures.get(other), result)
+            for name, other in planned.stage.inputs.items()
         }
         task = configured(TASKS[planned.stage.spec.uses], call)
-        futures[planned.name] = task.submit(call=quote(call), **inputs)  # quoted: there is no future to look for in it
+        # quoted: there is no future to look for in it
+        futures[planned.name] = task.submit(
+            call=quote(call), wait_for=[futures[name] for name in sorted(upstream)], **inputs
+        )
     return futures
+
+
+def _given(
+    planned: PlannedStage, upstream: PlannedStage, future: "PrefectFuture[Any] | None", result: RunResult
+) -> Any:
+    """Return an input of a stage: what its upstream stage will return, or the reference that is known already.
+
+    A reused stage reads no input, and for each future among its arguments Prefect would ask the server.
+    """
+    if future is None:
+        return result.references.get(upstream.name)
+    return upstream.reference if planned.action == "HIT" and upstream.reference is not None else future
 
 
 def _wait_for(futures: list["PrefectFuture[Any]"]) -> None:
