@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from nanbeige_core.contract import Job, Outcome
 from nanbeige_core.launch.ranks import barrier, gather_objects, rank, world_size
 from nanbeige_core.recipe.configs.rl import RolloutsConfig
-from nanbeige_core.rl.policy import fitting_prompts, make_rewarder, open_judgement, open_policy
 from nanbeige_core.rl.rollout_table import (
     FILE,
     describe_sampler,
@@ -23,7 +22,7 @@ from nanbeige_core.rl.rollout_table import (
     to_table,
     write_table,
 )
-from nanbeige_core.rl.source import SampledSource, step_seed
+from nanbeige_core.rl.source import SampledSource, open_sampling, step_seed
 from nanbeige_core.rl.step_log import summarise_rollout
 
 
@@ -31,24 +30,7 @@ def run(job: Job) -> Outcome:
     """Sample every step from the given checkpoint and write `rollouts.parquet`."""
     config: RolloutsConfig = job.config
     with ExitStack() as opened:
-        policy = open_policy(job)
-        judgement = open_judgement(job, opened, config.domain, agent=config.verifier_agent)
-        prompts = fitting_prompts(
-            job,
-            policy,
-            config.domain,
-            max_new_tokens=config.sampling.max_new_tokens,
-            per_step=config.prompts_per_step,
-        )
-        source = SampledSource(
-            engine=policy.engine,
-            rewarder=make_rewarder(policy.engine, judgement, config.reward, seed=config.seed),
-            prompts=prompts,
-            sampling=config.sampling,
-            prompts_per_step=config.prompts_per_step,
-            group_size=config.group_size,
-            seed=config.seed,
-        )
+        source = open_sampling(job, opened, config).source
         for step in range(config.steps):
             _roll_out(job, config, source, step)
             job.progress((step + 1) / config.steps, f"{step + 1} of {config.steps} steps sampled")

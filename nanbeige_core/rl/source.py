@@ -1,15 +1,21 @@
 """Where the groups of an RL step come from: sampled now, or stored by an earlier stage and scored again."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from random import Random
 from typing import NamedTuple, Protocol
 
+from nanbeige_core.contract import Job
 from nanbeige_core.evals.exact_match import EncodedPrompts
 from nanbeige_core.generate.protocol import Completion, Engine, FinishReason
 from nanbeige_core.recipe.configs.base import SamplingConfig
+from nanbeige_core.recipe.configs.rl import RlConfig, RolloutsConfig
+from nanbeige_core.rl.judge import PairwiseJudge
+from nanbeige_core.rl.policy import Policy, fitting_prompts, make_rewarder, open_judgement, open_policy
 from nanbeige_core.rl.prompts import PromptRow
 from nanbeige_core.rl.rewards import Rewarder, Rollout
 from nanbeige_core.rl.rollout_table import StoredRollout
+from nanbeige_core.rl.scoring import Scorer
 
 
 class Source(Protocol):
@@ -41,6 +47,41 @@ class SampledSource(NamedTuple):
             seed=step_seed(self.seed, step),
         )
         return self.rewarder.reward([self.prompts.rows[index] for index in chosen], drawn, step=step)
+
+
+class Sampling(NamedTuple):
+    """What a stage samples with: the policy, who judges, the prompts, and the source made of them."""
+
+    policy: Policy
+    judgement: Scorer | PairwiseJudge
+    prompts: EncodedPrompts
+    source: SampledSource
+
+
+def open_sampling(job: Job, opened: ExitStack, config: RlConfig | RolloutsConfig) -> Sampling:
+    """Open the engine over the stage's checkpoint and all that its groups need; pools stay open as long as `opened`.
+
+    Raises ValueError for fewer prompts than a step takes and where nobody can judge the domain.
+    """
+    policy = open_policy(job)
+    prompts = fitting_prompts(
+        job,
+        policy,
+        config.domain,
+        max_new_tokens=config.sampling.max_new_tokens,
+        per_step=config.prompts_per_step,
+    )
+    judgement = open_judgement(job, opened, config.domain, agent=config.verifier_agent)
+    source = SampledSource(
+        engine=policy.engine,
+        rewarder=make_rewarder(policy.engine, judgement, config.reward, seed=config.seed),
+        prompts=prompts,
+        sampling=config.sampling,
+        prompts_per_step=config.prompts_per_step,
+        group_size=config.group_size,
+        seed=config.seed,
+    )
+    return Sampling(policy, judgement, prompts, source)
 
 
 class StoredSource:

@@ -14,12 +14,12 @@ from nanbeige_core.recipe.configs.rl import RlConfig
 from nanbeige_core.rl.held_out import HeldOut, PassRate, WinRate
 from nanbeige_core.rl.judge import PairwiseJudge
 from nanbeige_core.rl.monitor import Monitor, earlier_domains
-from nanbeige_core.rl.policy import Policy, fitting_prompts, make_rewarder, open_judgement, open_policy, open_scorer
+from nanbeige_core.rl.policy import Policy, open_scorer
 from nanbeige_core.rl.prompts import STAGE_DOMAINS, PromptRow, load_prompts
 from nanbeige_core.rl.rescore import Rescored, rescore
 from nanbeige_core.rl.rollout_table import read_rollouts
 from nanbeige_core.rl.scoring import Scorer
-from nanbeige_core.rl.source import SampledSource, Source, StoredSource
+from nanbeige_core.rl.source import Source, StoredSource, open_sampling
 
 HELD_OUT_SEED = 1_000_000
 """Added to the stage's seed: held-out samples never share random numbers with rollouts."""
@@ -60,25 +60,9 @@ def open_stage(job: Job, opened: ExitStack) -> Stage:
         seed=config.seed,
         weights=checkpoint / "weights",
     )
-    policy = open_policy(job)
-    prompts = fitting_prompts(
-        job,
-        policy,
-        config.domain,
-        max_new_tokens=config.sampling.max_new_tokens,
-        per_step=config.prompts_per_step,
-    )
-    judgement = open_judgement(job, opened, config.domain, agent=config.verifier_agent)
+    policy, judgement, prompts, sampled = open_sampling(job, opened, config)
+    source: Source = sampled
     sections: list[Section] = []
-    source: Source = SampledSource(
-        engine=policy.engine,
-        rewarder=make_rewarder(policy.engine, judgement, config.reward, seed=config.seed),
-        prompts=prompts,
-        sampling=config.sampling,
-        prompts_per_step=config.prompts_per_step,
-        group_size=config.group_size,
-        seed=config.seed,
-    )
     if "rollouts" in job.inputs:
         source, rescored = open_stored_source(job, prompts.rows, judgement)
         sections.append(rescored_section(rescored))

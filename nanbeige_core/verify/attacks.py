@@ -75,7 +75,7 @@ SYSTEM_ATTACKS: dict[str, str] = {
     "ptrace": "import ctypes\ndef f(x):\n    assert ctypes.CDLL(None).ptrace(16, 1, 0, 0) == 0\n    return 3 * x + 1",
     "io_uring": "import ctypes\ndef f(x):\n    assert ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(120)) >= 0\n    return 3 * x + 1",
     "becomes root": "import os\ndef f(x):\n    os.setuid(0)\n    return 3 * x + 1",
-    "reads secrets": "import glob\ndef f(x):\n    assert glob.glob('/root/*') + glob.glob('/home/*') + glob.glob('/etc/shadow') + glob.glob('/work/*')\n    open('/etc/shadow').read()\n    return 3 * x + 1",
+    "reads secrets": "import glob\ndef f(x):\n    assert glob.glob('/root/*') + glob.glob('/home/*') + glob.glob('/etc/shadow') + glob.glob('/mnt/*')\n    open('/etc/shadow').read()\n    return 3 * x + 1",
     "reads processes": "import os\ndef f(x):\n    assert [p for p in os.listdir('/proc') if p.isdigit()]\n    return 3 * x + 1",
     "writes the system": "def f(x):\n    open('/usr/x', 'w').write('x')\n    return 3 * x + 1",
     "patches the guest's files": "def f(x):\n    open('/guest/server.py', 'a').write('x')\n    return 3 * x + 1",

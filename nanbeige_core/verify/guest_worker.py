@@ -16,24 +16,17 @@ from typing import Any
 import wasmtime
 from wasmtime import component
 
+from nanbeige_core.verify.namespace_guest.replies import REPLY_BYTES, Stop, read_reply
+
 MEMORY_BYTES = 256 << 20
 START_FUEL = 400_000_000
 """Instructions allowed for executing a program's module body, before its first test."""
-REPLY_BYTES = 8 << 20
 WASI = "0.2.9"
 """WASI release the component imports; componentize-py fixes it."""
 
 
 class WaitingRefused(Exception):
     """The guest asked to sleep or to wait for input."""
-
-
-class Stop(Exception):
-    """A program ended before its last test, with a cause of `ProgramResult.cause` and one line of detail."""
-
-    def __init__(self, cause: str, detail: str) -> None:
-        super().__init__(detail)
-        self.cause = cause
 
 
 class GuestEngine:
@@ -95,27 +88,16 @@ class Guest:
                 raise Stop("cpu_limit", f"more than {fuel} instructions") from error
             raise Stop("error", "the interpreter trapped: " + str(error).strip().splitlines()[-1][-120:]) from error
         self.fuel_used += fuel - self._store.get_fuel()
-        return read_reply(reply, request)
+        return read_text_reply(reply, request)
 
 
-def read_reply(reply: object, request: str) -> Any:
+def read_text_reply(reply: object, request: str) -> Any:
     """Return the typed value of a reply, or raise Stop when it is an error, too long or not ours."""
     if not isinstance(reply, str):
         raise Stop("protocol", "the reply is not text")
     if len(reply) > REPLY_BYTES:
         raise Stop("output_limit", f"the result is longer than {REPLY_BYTES} characters")
-    try:
-        content = json.loads(reply)
-    except (ValueError, RecursionError) as error:
-        raise Stop("protocol", "the reply is not JSON") from error
-    if not isinstance(content, dict) or content.get("id") != request:
-        raise Stop("protocol", "the reply carries another request's id")
-    if "error" in content:
-        detail = str(content["error"])[:200]
-        named = {"MemoryError: output limit": "output_limit"}
-        cause = named.get(detail, "memory" if detail.startswith("MemoryError") else "error")
-        raise Stop(cause, detail)
-    return content.get("value", ["none"])
+    return read_reply(reply, request)
 
 
 def _make_deterministic(linker: component.Linker) -> None:

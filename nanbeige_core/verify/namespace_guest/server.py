@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, "/guest")
 import isolation  # noqa: E402  # pyright: ignore
+from replies import REPLY_BYTES, Stop, read_reply  # noqa: E402  # pyright: ignore
 
 stand_in = types.ModuleType("wit_world")
 stand_in.WitWorld = object  # type: ignore[attr-defined]
@@ -30,7 +31,6 @@ for _name in ("asyncio", "concurrent.futures", "multiprocessing", "subprocess", 
     with contextlib.suppress(ImportError):  # numpy is there where the host has it
         __import__(_name)
 
-REPLY_BYTES = 8 << 20
 FUEL_PER_SECOND = 5_000_000_000
 """How much of the WebAssembly engine's budget stands for one second: both engines take the same task files."""
 WALL_FACTOR, WALL_FLOOR = 10, 5.0
@@ -38,14 +38,6 @@ SLACK = 0.5
 LOOK_SECONDS = 0.25
 """How often the processor time of all processes of a program is added up; the kernel limits each one alone."""
 TICKS = os.sysconf("SC_CLK_TCK")
-
-
-class Stop(Exception):
-    """A program ended before its last input, with a cause and one line of detail."""
-
-    def __init__(self, cause: str, detail: str) -> None:
-        super().__init__(detail)
-        self.cause = cause
 
 
 class Held:
@@ -163,21 +155,6 @@ def _state(pid: int) -> str:
 def _spent(pid: int) -> float:
     """Return the processor seconds of a process and of those children that it has waited for."""
     return sum(map(int, _stat(pid)[11:15])) / TICKS
-
-
-def read_reply(line: bytes, request: str) -> Any:
-    """Return the typed value of a reply, or raise Stop when it is an error or not ours."""
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise Stop("protocol", "the reply is not JSON") from error
-    if not isinstance(content, dict) or content.get("id") != request:
-        raise Stop("protocol", "the reply carries another request's id")
-    if "error" in content:
-        detail = str(content["error"])[:200]
-        limits = {"MemoryError: output limit": "output_limit"}
-        raise Stop(limits.get(detail, "memory" if detail.startswith("MemoryError") else "error"), detail)
-    return content.get("value", ["none"])
 
 
 def run_outer(requests: int, replies: int, status: int, cpu_seconds: int, memory_bytes: int) -> NoReturn:
