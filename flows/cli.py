@@ -47,7 +47,7 @@ from flows.exit_codes import ExitCode, exit_code_table
 from flows.parameters import ALL, RECIPE_FILE
 from nanbeige_core.errors import ArtifactError, RecipeError, StageError
 from nanbeige_core.recipe.load import load_profile_names
-from nanbeige_core.recipe.plan import Selection
+from nanbeige_core.recipe.plan import Selection, make_plan
 from nanbeige_core.report.stage_report import describe_gain
 
 app = typer.Typer(
@@ -120,7 +120,7 @@ def run(
                 file=str(file),
                 store=store,
             )
-        rows = print_summary(plan_recipe(file, profile, overrides, store, Selection()), made, store)
+        rows = print_summary(make_plan(made.recipe, open_store(store), Selection()), made, store)
     if as_json:
         print_json({"plan": priced_rows(made, store), "executed": executed, "stages": rows})
 
