@@ -6,8 +6,9 @@ phase left it, which the ledger in state.json records. Legend: B sequence, S pos
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ class Position(NamedTuple):
 def phase_weights(mixture: dict[str, Any], phase: Phase, *, blend: str, tokens: PhaseTokens) -> dict[str, float]:
     """Return the weight of each set in `phase`, summing to one; sets of weight zero are left out.
 
-    `vanilla` spreads the same tokens evenly over the run: each phase gets the token-weighted mean of all blends.
+    `vanilla` gives each phase the token-weighted mean of all blends.
     """
     phases: dict[str, dict[str, float]] = mixture["phases"]
     raw: dict[str, float] = dict(phases[phase])
@@ -48,10 +49,10 @@ class Blend:
 
     PATTERN = 2**20
 
-    def __init__(self, weights: list[float], samples: int) -> None:
+    def __init__(self, weights: list[float], samples: int, *, longest: int | None = None) -> None:
         helpers_cpp: Any = importlib.import_module("megatron.core.datasets.helpers_cpp")
 
-        length = max(min(samples, self.PATTERN), 1)
+        length = max(min(samples, longest or self.PATTERN), 1)
         self.sets: NDArray[np.int16] = np.zeros(length, dtype=np.int16)
         self.within: NDArray[np.int64] = np.zeros(length, dtype=np.int64)
         helpers_cpp.build_blending_indices(self.sets, self.within, np.array(weights), len(weights), length, False)
@@ -77,13 +78,36 @@ class Blend:
         return counts.tolist()
 
 
+class Order(Protocol):
+    """Which set each sample of a span comes from."""
+
+    def layout(self) -> SetOrder:
+        """Return the order as a ledger keeps it."""
+        ...
+
+    def sample(self, index: int) -> tuple[int, int]:
+        """Return (set, how many samples of that set came before) for sample `index`."""
+        ...
+
+    def drawn(self, samples: int) -> list[int]:
+        """Return how many of the first `samples` samples come from each set."""
+        ...
+
+
+def blend_spans(weights: list[float], plan: PhasePlan) -> list[Blend]:
+    """Return the blend of each span of a phase."""
+    return [Blend(weights, span.steps * span.sequences_per_step) for span in plan.spans]
+
+
 class BlendedSource:
     """The samples of one phase in order; sample i is the same whoever asks, in whatever layout."""
 
-    def __init__(self, streams: list[TokenStream], weights: list[float], offsets: list[int], plan: PhasePlan) -> None:
+    def __init__(
+        self, streams: list[TokenStream], orders: Sequence[Order], offsets: list[int], plan: PhasePlan
+    ) -> None:
         self.streams = streams
         self.plan = plan
-        self.blends = [Blend(weights, span.steps * span.sequences_per_step) for span in plan.spans]
+        self.blends = orders
         self.offsets = [list(offsets)]
         for span, blend in zip(plan.spans, self.blends, strict=True):
             drawn = blend.drawn(span.steps * span.sequences_per_step)

@@ -23,11 +23,15 @@ from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.blend import (
     BlendedSource,
     Mixture,
+    Position,
+    blend_spans,
     make_batch,
     phase_weights,
 )
+from nanbeige_core.megatron.even_blend import even_blends
 from nanbeige_core.megatron.held_out import compare_losses, measure_held_out, read_held_out
 from nanbeige_core.megatron.schedule import LrSchedule
+from nanbeige_core.megatron.stream_cursors import StreamCursors
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
 from nanbeige_core.recipe.configs.base import ModelConfig
@@ -44,7 +48,7 @@ class Phase(NamedTuple):
 
     source: BlendedSource
     weights: dict[str, float]
-    begins: dict[str, int]
+    cursors: StreamCursors
     end_of_document: int | None
 
 
@@ -70,7 +74,7 @@ def run(job: Job) -> Outcome:
     after = measure_held_out(trainer, held_out)
     if rank() == 0:
         write_records(job.work, {"validation_loss": {f"sequence-{n}": loss for n, loss in enumerate(after)}})
-    ledger = _ledger(phase, state.get("ledger", {}))
+    ledger = state.get("ledger", {}) | phase.cursors.finish()
     trainer.save(
         job.work,
         tokenizer_fingerprint=mixture.tokenizer_fingerprint,
@@ -129,37 +133,42 @@ def open_trainer(config: FgwsdConfig, runtime: Runtime, *, vocab_size: int) -> T
 
 def open_phase(config: FgwsdConfig, mixture: Mixture, ledger: dict[str, int]) -> Phase:
     """Open the phase's sets at the positions the ledger gives (0 where a set was never used)."""
-    weights = phase_weights(mixture.content, config.phase, blend=config.blend, tokens=config.phase_tokens)
+    plan = plan_phase(config)
+    if config.blend == "even":
+        names, orders = even_blends(config, mixture.content)
+        samples = [sum(column) for column in zip(*(order.counts for order in orders), strict=True)]
+        weights = {name: float(count / sum(samples)) for name, count in zip(names, samples, strict=True)}
+    else:
+        weights = phase_weights(mixture.content, config.phase, blend=config.blend, tokens=config.phase_tokens)
+        orders = blend_spans(list(weights.values()), plan)
     masked = config.document_masking == "always" or (config.document_masking == "decay" and config.phase == "decay")
     source = BlendedSource(
         [mixture.stream(name, seed=config.seed) for name in weights],
-        list(weights.values()),
+        orders,
         [ledger.get(name, 0) for name in weights],
-        plan_phase(config),
+        plan,
     )
-    begins = {name: ledger.get(name, 0) for name in weights}
-    return Phase(source, weights, begins, mixture.end_of_document() if masked else None)
-
-
-def _ledger(phase: Phase, before: dict[str, int]) -> dict[str, int]:
-    return before | dict(zip(phase.weights, phase.source.ends, strict=True))
+    return Phase(source, weights, StreamCursors(source), mixture.end_of_document() if masked else None)
 
 
 def train_phase(job: Job, trainer: Trainer, phase: Phase) -> History:
     """Take every step of the phase that the newest resume point has not taken; return one entry per step."""
     directory = job.scratch / "resume"
-    resumed = trainer.load_resume(directory) or {"history": []}
+    resumed = trainer.load_resume(directory) or {"history": [], "cursors": phase.cursors.at}
     history: History = resumed["history"]
+    phase.cursors.at = list(resumed["cursors"])
     saved = time.monotonic()
     steps = phase.source.plan.steps
     for step in range(len(history), steps):
-        batches = rank_batches(phase, step, trainer, rows=job.runtime.micro_batch_size)
+        span, positions = phase.source.step_samples(step)
+        batches = rank_batches(phase, span, positions, trainer, rows=job.runtime.micro_batch_size)
         trained = sum_over_data_ranks(float(sum(batch.loss_mask_BS.sum() for batch in batches)))
         stats = trainer.train_step(batches, make_cross_entropy(trained))
+        phase.cursors.record(span, positions, step=step)
         history.append({"tokens": trainer.tokens, "loss": stats.loss, "lr": stats.lr, "gradient_norm": stats.grad_norm})
         job.progress((step + 1) / steps, f"step {step + 1} of {steps}: loss {stats.loss:.3f}, rate {stats.lr:.2e}")
         if step + 1 < steps and save_is_due(saved, job.runtime.checkpoint_seconds):
-            trainer.save_resume(directory, {"history": history})
+            trainer.save_resume(directory, {"history": history, "cursors": phase.cursors.at})
             saved = time.monotonic()
     return history
 
@@ -178,13 +187,12 @@ def sum_over_data_ranks(value: float) -> float:
     return float(total)
 
 
-def rank_batches(phase: Phase, step: int, trainer: Trainer, *, rows: int) -> list[Batch]:
-    """Return this data-parallel rank's micro-batches of a step.
+def rank_batches(phase: Phase, span: Span, positions: list[Position], trainer: Trainer, *, rows: int) -> list[Batch]:
+    """Return this data-parallel rank's micro-batches of a step's samples.
 
     `rows` is for the short window; at a longer one as many fewer, so that a micro-batch keeps its tokens. Raises
     ValueError when the step's sequences do not divide over the ranks.
     """
-    span, positions = phase.source.step_samples(step)
     if len(positions) % trainer.data_size:
         raise ValueError(
             f"a step has {len(positions)} sequences of {span.sequence_length} tokens, {trainer.data_size} "
@@ -249,12 +257,13 @@ def _plot(tokens: list[float], name: str, history: History, label: str) -> Plot:
 def _blend_table(phase: Phase, mixture: Mixture) -> list[dict[str, Any]]:
     sizes: dict[str, int] = {entry["name"]: entry["tokens"] for entry in mixture.content["sets"]}
     rows: list[dict[str, Any]] = []
-    for (name, weight), end in zip(phase.weights.items(), phase.source.ends, strict=True):
+    drawn = zip(phase.weights.items(), phase.source.offsets[0], phase.source.ends, strict=True)
+    for (name, weight), begin, end in drawn:
         rows.append(
             {
                 "set": name,
                 "weight": round(weight, 4),
-                "tokens": end - phase.begins[name],
+                "tokens": end - begin,
                 "epochs so far": round(end / sizes[name], 3),
             }
         )

@@ -14,10 +14,11 @@ from nanbeige_core.evals.exact_match import Scores
 from nanbeige_core.launch.ranks import gather_objects, rank
 from nanbeige_core.lineage.ledger import ROW_LEDGER, packed_ledger
 from nanbeige_core.megatron.batch import Batch
-from nanbeige_core.megatron.blend import BlendedSource, Mixture, phase_weights
+from nanbeige_core.megatron.blend import BlendedSource, Mixture, blend_spans, phase_weights
 from nanbeige_core.megatron.held_out import compare_losses, measure_held_out, read_held_out
 from nanbeige_core.megatron.pretrain import History, Phase, save_is_due, sum_over_data_ranks, thin, train_phase
 from nanbeige_core.megatron.schedule import LrSchedule
+from nanbeige_core.megatron.stream_cursors import StreamCursors
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
 from nanbeige_core.recipe.configs.pretrain import PhaseTokens, TeacherConfig
@@ -136,8 +137,8 @@ def open_teacher_phase(config: TeacherConfig, mixture: Mixture) -> Phase:
     weights = phase_weights(mixture.content, "hq_stable", blend="vanilla", tokens=PhaseTokens.model_validate({}))
     plan = PhasePlan(0, [Span(steps, config.sequence_length, config.global_batch_size)])
     streams = [mixture.stream(name, seed=config.seed) for name in weights]
-    source = BlendedSource(streams, list(weights.values()), [0] * len(streams), plan)
-    return Phase(source, weights, dict.fromkeys(weights, 0), None)
+    source = BlendedSource(streams, blend_spans(list(weights.values()), plan), [0] * len(streams), plan)
+    return Phase(source, weights, StreamCursors(source), None)
 
 
 def _pretraining_steps(config: TeacherConfig) -> int:

@@ -136,7 +136,7 @@ def _planned_weights(mixture: MixtureConfig, config: FgwsdConfig) -> dict[str, f
         decay_factor=mixture.decay_factor,
         decay_categories=(),
     )
-    if config.blend == "vanilla":
+    if config.blend == "even":
         tokens = {phase: config.phase_tokens.of(phase) for phase in PHASES}
         total = sum(tokens.values())
         mean = {n: sum(tokens[p] * phases[p].get(n, 0.0) for p in PHASES) / total for n in names}

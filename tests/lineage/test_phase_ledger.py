@@ -2,12 +2,13 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nanbeige_core.data.mixture import SIDECAR_SCHEMA
 from nanbeige_core.data.tables import write_rows
-from nanbeige_core.megatron.blend import BlendedSource, Mixture
+from nanbeige_core.megatron.blend import Blend, BlendedSource, Mixture
 from nanbeige_core.megatron.phase_ledger import PHASE_LEDGER, PhaseLedger, PhasePlanned
 from nanbeige_core.megatron.pretrain import open_phase
 from nanbeige_core.recipe.configs.pretrain import AbfConfig, FgwsdConfig, Phase, PhaseTokens
@@ -29,9 +30,10 @@ def mixture(tmp_path: Path) -> Path:
     return directory
 
 
-def source(directory: Path, phase: Phase, begins: dict[str, int]) -> BlendedSource:
+def source(directory: Path, phase: Phase, begins: dict[str, int], blend: Any = "fine_grained") -> BlendedSource:
     config = FgwsdConfig(
         phase=phase,
+        blend=blend,
         phase_tokens=PhaseTokens(warmup=128, diverse_stable=1280, hq_stable=640, decay=2560),
         sequence_length=16,
         global_batch_size=4,
@@ -57,10 +59,21 @@ def read_batches(blended: BlendedSource) -> tuple[dict[str, list[int]], Counter[
     return steps, tokens
 
 
-@pytest.mark.parametrize("phase", ["diverse_stable", "decay"])
-def test_the_ledger_names_exactly_the_documents_of_the_batches(tmp_path: Path, phase: Phase) -> None:
+@pytest.mark.parametrize(
+    ("phase", "blend", "pattern"),
+    [
+        ("diverse_stable", "fine_grained", 2**20),
+        ("decay", "fine_grained", 2**20),
+        ("decay", "even", 2**20),
+        ("diverse_stable", "even", 7),
+    ],
+)
+def test_the_ledger_names_exactly_the_documents_of_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: Phase, blend: str, pattern: int
+) -> None:
+    monkeypatch.setattr(Blend, "PATTERN", pattern)
     directory = mixture(tmp_path)
-    blended = source(directory, phase, {"hq-code": 333, "mq-web": 77})
+    blended = source(directory, phase, {"hq-code": 333, "mq-web": 77}, blend)
     steps, tokens = read_batches(blended)
     ledger = PhaseLedger(blended.planned(), directory)
     found = {use.id: use for use in ledger.everything()}

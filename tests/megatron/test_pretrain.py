@@ -75,17 +75,6 @@ def test_a_killed_phase_yields_the_weights_of_an_undisturbed_one(mixture_dir: Pa
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_decay_extends_window_and_rope_base(mixture_dir: Path, tmp_path: Path) -> None:
-    previous: Path | None = None
-    for phase in ("warmup", "diverse_stable", "hq_stable", "decay"):
-        run(job(phase, mixture_dir, tmp_path / phase, previous))
-        previous = tmp_path / phase
-    card = json.loads((tmp_path / "decay" / "model.json").read_text())
-    assert (card["rope_theta"], card["max_positions"]) == (1e6, 32)
-    assert json.loads((tmp_path / "hq_stable" / "model.json").read_text())["rope_theta"] == 1e4
-    assert json.loads((tmp_path / "decay" / "state.json").read_text())["history"][-1]["lr"] == pytest.approx(1e-4)
-
-
 def test_a_later_phase_without_checkpoint_is_refused(mixture_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="goes on from the one before"):
         run(job("decay", mixture_dir, tmp_path / "decay"))

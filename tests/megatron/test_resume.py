@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,3 +83,18 @@ def test_layouts_save_the_same_weights(traces: dict[str, parity.Trace]) -> None:
     for name, weight in one.items():
         # Adam's first step is the sign of the gradient: where a gradient is round-off, the sign may differ
         assert (four[name] - weight).abs().max() <= 2.1 * 5e-4, name
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "minus_sqrt", "exponential"])
+def test_a_resumed_run_goes_on_at_the_rate_of_every_decay_shape(open_trainer: Open, tmp_path: Path, shape: Any) -> None:
+    per_step = parity.SEQUENCES * parity.WIDTH
+    schedule = LrSchedule(
+        unit="tokens", peak=1e-2, floor=1e-5, total=6 * per_step, warmup=per_step, decay=4 * per_step, shape=shape
+    )
+    train(open_trainer(schedule=schedule), 3).save_resume(tmp_path, {})
+    trainer = open_trainer(schedule=schedule, seed=99)
+    trainer.load_resume(tmp_path)
+    for step in range(3, 7):
+        rates = [group["lr"] for group in trainer.optimizer.param_groups]
+        assert rates == pytest.approx([schedule.rate(step * per_step)] * len(rates), rel=1e-9)
+        train(trainer, step + 1)

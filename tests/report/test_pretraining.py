@@ -20,8 +20,8 @@ def test_the_recipe_alone_gives_the_published_schedule_and_shares() -> None:
     assert all(sum(curve.weights.values()) == pytest.approx(1) for curve in phases.values())
 
 
-def test_vanilla_spreads_one_blend_over_all_phases() -> None:
-    recipe = load_recipe(RECIPE_FILE, profile="nanbeige4-3b", overrides=["shared.schedule.blend=vanilla"])
+def test_vanilla_wsd_spreads_one_blend_over_all_phases() -> None:
+    recipe = load_recipe(RECIPE_FILE, profile="nanbeige4-3b", overrides=["shared.schedule.blend=even"])
     weights = [curve.weights for curve in plan_phases(recipe)]
     assert weights[0] == weights[-1]
     # medium quality: 48 % of warmup and the diversity-enriched phase, nothing after

@@ -44,9 +44,9 @@ class FgwsdConfig(IdentityConfig):
 
     phase: Phase = Field(description="Which of the four phases this stage trains. paper")
     phase_tokens: PhaseTokens = Field(default_factory=PhaseTokens, description="Tokens of all four phases. paper")
-    blend: Literal["fine_grained", "vanilla"] = Field(
+    blend: Literal["fine_grained", "even"] = Field(
         default="fine_grained",
-        description="vanilla: each phase uses the token-weighted mean of all blends, the ablation's control. paper",
+        description="even: the same tokens, spread evenly over the run: vanilla WSD, the ablation's control. paper",
     )
     peak_lr: float = Field(default=4.5e-4, gt=0, description="Stable learning rate. paper")
     floor_lr: float = Field(default=1.5e-6, gt=0, description="Learning rate at the end of decay. paper")
