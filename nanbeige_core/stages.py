@@ -37,6 +37,8 @@ class StageSpec:
     """Per-problem records the artifact holds: measure -> whether higher is better."""
     compares: bool = False
     """Whether inputs of any name and kind are taken, because they are only compared."""
+    one_of: frozenset[str] = field(default_factory=frozenset)
+    """Optional inputs of which exactly one must be given."""
 
     def config_class(self) -> type[IdentityConfig]:
         """Import and return the identity config class."""
@@ -129,6 +131,15 @@ _SPECS = (
         )
     ),
     _spec(
+        "import_tokenizer", "megatron.import_hf:run_tokenizer", "hugging_face:ImportTokenizerConfig",
+        "Import a tokenizer", "ours", cost="hugging_face:import_tokenizer", consumes={}, produces=Kind.TOKENIZER,
+    ),
+    _spec(
+        "import_model", "megatron.import_hf:run", "hugging_face:ImportModelConfig",
+        "Import a Hugging Face model", "ours", cost="hugging_face:import_model",
+        consumes={"tokenizer": Kind.TOKENIZER}, produces=Kind.CHECKPOINT,
+    ),
+    _spec(
         "sft_data", "sft.dataset:run", "problems:SftDataConfig",
         "Cold-start data", "report, cold-start SFT", cost="problems:sft_data",
         consumes={"problems": Kind.PROMPT_SET}, produces=Kind.SFT_DATASET,
@@ -162,8 +173,18 @@ _SPECS = (
     _spec(
         "dpd", "distill.train:run", "distill:DpdConfig",
         "Dual Preference Distillation", "report, DPD", cost="distill:dpd",
-        consumes={**_TRAINED, "teacher": Kind.CHECKPOINT, "pairs": Kind.PREFERENCE_PAIRS},
-        produces=Kind.CHECKPOINT, measures=_SOLVED,
+        consumes={
+            **_TRAINED, "pairs": Kind.PREFERENCE_PAIRS,
+            "teacher": Kind.CHECKPOINT, "teacher_tokenizer": Kind.TOKENIZER, "teacher_logits": Kind.TEACHER_LOGITS,
+        },
+        produces=Kind.CHECKPOINT, optional=frozenset({"teacher", "teacher_tokenizer", "teacher_logits"}),
+        one_of=frozenset({"teacher", "teacher_logits"}), measures=_SOLVED,
+    ),
+    _spec(
+        "teacher_logits", "distill.teacher_logits:run", "distill:TeacherLogitsConfig",
+        "Cache teacher logits", "ours", cost="distill:teacher_logits",
+        consumes={"teacher": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER, "pairs": Kind.PREFERENCE_PAIRS},
+        produces=Kind.TEACHER_LOGITS,
     ),
     _spec(
         "pass_rates", "rl.pass_rates:run", "rl:PassRatesConfig",

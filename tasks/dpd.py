@@ -1,6 +1,12 @@
 """Dual Preference Distillation (report section 6)."""
 
-from nanbeige_core.artifacts.references import CheckpointRef, PreferencePairsRef, PromptSetRef, TokenizerRef
+from nanbeige_core.artifacts.references import (
+    CheckpointRef,
+    PreferencePairsRef,
+    PromptSetRef,
+    TeacherLogitsRef,
+    TokenizerRef,
+)
 from tasks.hand_off import StageCall, stage_task
 
 
@@ -10,8 +16,18 @@ def dpd(
     checkpoint: CheckpointRef,
     tokenizer: TokenizerRef,
     problems: PromptSetRef,
-    teacher: CheckpointRef,
     pairs: PreferencePairsRef,
+    teacher: CheckpointRef | None = None,
+    teacher_tokenizer: TokenizerRef | None = None,
+    teacher_logits: TeacherLogitsRef | None = None,
 ) -> CheckpointRef:
     """Distil preferences at sequence and token level."""
-    return call.run(checkpoint=checkpoint, tokenizer=tokenizer, problems=problems, teacher=teacher, pairs=pairs)
+    return call.run(
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        problems=problems,
+        pairs=pairs,
+        teacher=teacher,
+        teacher_tokenizer=teacher_tokenizer,
+        teacher_logits=teacher_logits,
+    )

@@ -9,6 +9,7 @@ from tasks.dpd import dpd
 from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.fgwsd import fgwsd_decay, fgwsd_diverse_stable, fgwsd_hq_stable, fgwsd_warmup
+from tasks.import_hf import import_model, import_tokenizer
 from tasks.ingest import ingest
 from tasks.mixture import mixture
 from tasks.on_policy_filter import on_policy_filter, pass_rates
@@ -26,6 +27,7 @@ from tasks.rollouts import rollouts
 from tasks.sft_data import sft_data
 from tasks.sweep_report import sweep_report
 from tasks.teacher import teacher
+from tasks.teacher_logits import teacher_logits
 from tasks.tokenizer import tokenizer
 
 TASKS: dict[str, "Task[..., Any]"] = {
@@ -41,12 +43,15 @@ TASKS: dict[str, "Task[..., Any]"] = {
         fgwsd_diverse_stable,
         fgwsd_hq_stable,
         fgwsd_decay,
+        import_tokenizer,
+        import_model,
         sft_data,
         teacher,
         cold_start_sft,
         refinement,
         overall_sft,
         preference_pairs,
+        teacher_logits,
         dpd,
         pass_rates,
         on_policy_filter,

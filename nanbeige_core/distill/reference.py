@@ -12,6 +12,8 @@ import torch
 
 from nanbeige_core.distill.pair_batches import EncodedPair, make_pair_batches
 from nanbeige_core.launch.ranks import barrier, rank
+from nanbeige_core.megatron.batch import Batch
+from nanbeige_core.megatron.chunked_head import HiddenLoss, HiddenOutput, chunk_spans, head_log_probs
 from nanbeige_core.megatron.trainer import Trainer
 
 
@@ -35,6 +37,7 @@ def reference_log_probs(
     *,
     sequence_length: int,
     micro_batch_size: int,
+    chunk: int,
     path: Path,
 ) -> ReferenceLogProbs:
     """Compute the reference of every row and write it to `path`, or open it when it is there; collective.
@@ -46,7 +49,7 @@ def reference_log_probs(
         if rank() == 0:
             np.lib.format.open_memmap(partial, "w+", np.float32, (len(bins), sequence_length)).flush()
         barrier()
-        _fill(partial, trainer, pairs, bins, sequence_length, micro_batch_size)
+        _fill(partial, trainer, pairs, bins, (sequence_length, micro_batch_size, chunk))
         barrier()
         if rank() == 0:
             partial.rename(path)
@@ -59,9 +62,9 @@ def _fill(
     trainer: Trainer,
     pairs: Sequence[EncodedPair],
     bins: Sequence[Sequence[int]],
-    sequence_length: int,
-    micro_batch_size: int,
+    sizes: tuple[int, int, int],
 ) -> None:
+    sequence_length, micro_batch_size, chunk = sizes
     numbers = range(trainer.data_rank, len(bins), trainer.data_size)
     batches = make_pair_batches(
         pairs,
@@ -72,7 +75,22 @@ def _fill(
     if not batches:
         return
     file = np.lib.format.open_memmap(path, "r+")
-    log_probs_NS = torch.cat(trainer.log_probs(batches)).cpu().numpy()
+    measured = trainer.measure(batches, _supervised_log_probs(chunk, trainer.vocab_size))
+    log_probs_NS = torch.cat([entry["log_probs"] for entry in measured]).cpu().numpy()
     for number, log_probs_S in zip(numbers, log_probs_NS, strict=True):
         file[number] = log_probs_S
     file.flush()
+
+
+def _supervised_log_probs(chunk: int, vocab_size: int) -> HiddenLoss:
+    """Measure as training will: the same positions in the same chunks, so that the first margin is zero."""
+
+    def measure(output: HiddenOutput, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        keep_BS = batch.extra["side_BS"] != 0
+        hidden_TH, labels_T = output.hidden_BSH[keep_BS], batch.labels_BS[keep_BS]
+        spans = chunk_spans(len(labels_T), chunk)
+        found_T = head_log_probs(hidden_TH, output.weight_VH_tp, labels_T, spans, vocab_size=vocab_size)
+        log_probs_BS = found_T.new_zeros(keep_BS.shape).masked_scatter(keep_BS, found_T)
+        return log_probs_BS.sum(), {"log_probs": log_probs_BS}
+
+    return HiddenLoss(measure)

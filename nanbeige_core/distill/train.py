@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedTokenizerFast
@@ -15,12 +14,13 @@ from nanbeige_core.distill.objective import make_dpd_loss
 from nanbeige_core.distill.pair_batches import PackedPairs, encode_pair, make_pair_batches, pack_pairs
 from nanbeige_core.distill.reference import ReferenceLogProbs, reference_log_probs
 from nanbeige_core.distill.report import Evidence, dpd_report
+from nanbeige_core.distill.teachers import Annotation, TeacherChoice
+from nanbeige_core.distill.teaching import Teaching
 from nanbeige_core.distill.vocabulary import VocabularyShard
 from nanbeige_core.launch.ranks import rank
 from nanbeige_core.lineage.ledger import ROW_LEDGER, packed_ledger
 from nanbeige_core.megatron import parallel
 from nanbeige_core.megatron.batch import Batch
-from nanbeige_core.megatron.frozen import FrozenModel
 from nanbeige_core.megatron.trainer import StepStats, Trainer
 from nanbeige_core.megatron.weights import read_model_card
 from nanbeige_core.recipe.configs.distill import DpdConfig
@@ -36,6 +36,7 @@ class PairSet(NamedTuple):
     """Packed pairs with their reference log-probabilities and, per sequence, what its terms are divided by."""
 
     packed: PackedPairs
+    annotation: Annotation
     reference: ReferenceLogProbs
     counts: list[Denominators]
 
@@ -47,9 +48,10 @@ class PairSet(NamedTuple):
 def run(job: Job) -> Outcome:
     """Distil the teacher into the input checkpoint over preference pairs; report both levels and held-out gain."""
     config = cast(DpdConfig, job.config)
-    require_one_tokenizer(job.inputs["checkpoint"].path, job.inputs["teacher"].path)
+    choice = TeacherChoice(job, config)
     require_whole_model(job)
-    packed = {name: _load_pairs(job, config, name) for name in ("pairs", "validation")}
+    annotated = {name: _load_pairs(job, config, choice, name) for name in ("pairs", "validation")}
+    packed = {name: annotation.packed for name, annotation in annotated.items()}
     steps = plan_steps(
         len(packed["pairs"].bins),
         epochs=config.epochs,
@@ -57,8 +59,8 @@ def run(job: Job) -> Outcome:
         seed=config.seed,
     )
     trainer = open_trainer(job, config, steps=len(steps))
-    teacher = FrozenModel.open(job.inputs["teacher"].path / "weights", runtime=job.runtime)
-    sets = {name: _with_reference(job, config, trainer, part, name) for name, part in packed.items()}
+    teacher = choice.open(_shard(trainer))
+    sets = {name: _with_reference(job, config, trainer, part, name) for name, part in annotated.items()}
     before = _evaluate(job, config, trainer, teacher, sets["validation"])
     scores_before = measure_input(job, config.heldout)
     history = _train(job, config, trainer, teacher, sets["pairs"], steps)
@@ -82,20 +84,6 @@ def _write_ledger(job: Job, packed: PackedPairs, steps: list[list[int]]) -> None
     packed_ledger(kept, sorted(set(ids) - set(kept)), packed.bins, steps).write(job.work / ROW_LEDGER)
 
 
-def require_one_tokenizer(student: Path, teacher: Path) -> None:
-    """Refuse a teacher with another tokenizer: its distributions would be over other tokens.
-
-    Raises ValueError naming both fingerprints.
-    """
-    ours, theirs = read_model_card(student), read_model_card(teacher)
-    if (ours.tokenizer_fingerprint, ours.vocab_size) != (theirs.tokenizer_fingerprint, theirs.vocab_size):
-        raise ValueError(
-            f"teacher vocabulary {theirs.tokenizer_fingerprint[:16]} ({theirs.vocab_size} tokens, {teacher}) differs "
-            f"from student {ours.tokenizer_fingerprint[:16]} ({ours.vocab_size} tokens, {student}): token-level KL "
-            "needs one tokenizer. Choose a teacher trained with the student's tokenizer."
-        )
-
-
 def require_whole_model(job: Job) -> None:
     """Refuse pipeline parallelism: the teacher's logits are needed where the student's are, on one stage.
 
@@ -108,7 +96,7 @@ def require_whole_model(job: Job) -> None:
         )
 
 
-def _load_pairs(job: Job, config: DpdConfig, name: str) -> PackedPairs:
+def _load_pairs(job: Job, config: DpdConfig, choice: TeacherChoice, name: str) -> Annotation:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(job.inputs["tokenizer"].path)
     table = job.inputs["pairs"].path / f"{name}.parquet"
     rows = list(read_rows(table, ("id", "prompt", "chosen", "rejected")))
@@ -119,20 +107,24 @@ def _load_pairs(job: Job, config: DpdConfig, name: str) -> PackedPairs:
             f"{table}: {packed.dropped} of {len(rows)} pairs do not fit {config.sequence_length} tokens, "
             f"{len(packed.pairs)} do: a pair is never cut. Raise sequence_length or shorten the responses."
         )
-    return packed
+    return choice.annotate(packed, rows)
 
 
-def _with_reference(job: Job, config: DpdConfig, trainer: Trainer, packed: PackedPairs, name: str) -> PairSet:
+def _with_reference(job: Job, config: DpdConfig, trainer: Trainer, annotation: Annotation, name: str) -> PairSet:
+    packed = annotation.packed
     reference = reference_log_probs(
         trainer,
         packed.pairs,
         packed.bins,
         sequence_length=config.sequence_length,
         micro_batch_size=job.runtime.micro_batch_size,
+        chunk=config.divergence_chunk,
         path=job.scratch / f"reference-{name}.npy",
     )
     rows = make_pair_batches(packed.pairs, packed.bins, sequence_length=config.sequence_length, micro_batch_size=1)
-    return PairSet(packed, reference, [count_denominators([row]) for row in rows])
+    for row, members in zip(rows, packed.bins, strict=True):
+        annotation.attach(row, [members])
+    return PairSet(packed, annotation, reference, [count_denominators([row]) for row in rows])
 
 
 def _batches(job: Job, config: DpdConfig, pairs: PairSet, rows: list[int]) -> list[Batch]:
@@ -144,7 +136,9 @@ def _batches(job: Job, config: DpdConfig, pairs: PairSet, rows: list[int]) -> li
         sequence_length=config.sequence_length,
         micro_batch_size=size,
     )
+    members = bins_of_rows(pairs.packed.bins, rows)
     for number, batch in enumerate(batches):
+        pairs.annotation.attach(batch, members[number * size : (number + 1) * size])
         batch.extra["reference_BS"] = pairs.reference.rows(rows[number * size : (number + 1) * size])
     return batches
 
@@ -153,7 +147,7 @@ def _shard(trainer: Trainer) -> VocabularyShard:
     return VocabularyShard(trainer.vocab_size, parallel.tensor_group())
 
 
-def _evaluate(job: Job, config: DpdConfig, trainer: Trainer, teacher: FrozenModel, pairs: PairSet) -> dict[str, float]:
+def _evaluate(job: Job, config: DpdConfig, trainer: Trainer, teacher: Teaching, pairs: PairSet) -> dict[str, float]:
     everything = list(range(len(pairs.packed.bins)))
     loss = make_dpd_loss(config, pairs.denominators(everything), _shard(trainer), teacher)
     mine = everything[trainer.data_rank :: trainer.data_size]
@@ -164,7 +158,7 @@ def _train(
     job: Job,
     config: DpdConfig,
     trainer: Trainer,
-    teacher: FrozenModel,
+    teacher: Teaching,
     pairs: PairSet,
     steps: list[list[int]],
 ) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ def write_folder(checkpoint: Path, tokenizer_dir: Path, directory: Path, config:
     save_file(state, str(directory / "model.safetensors"), metadata={"format": "pt"})
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_dir)
     hf_config = convert.hf_config(model_json)
-    hf_config.bos_token_id = _id(tokenizer, "<s>")
+    hf_config.bos_token_id = tokenizer.bos_token_id
     hf_config.eos_token_id = _id(tokenizer, TURN_END)
     hf_config.pad_token_id = _id(tokenizer, TEXT_END)
     convert.write_hf_config(hf_config, directory)

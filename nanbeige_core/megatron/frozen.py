@@ -13,7 +13,8 @@ from torch import Tensor
 from nanbeige_core.contract import Runtime
 from nanbeige_core.megatron import device, parallel
 from nanbeige_core.megatron.batch import Batch
-from nanbeige_core.megatron.model import build_model, forward_logits
+from nanbeige_core.megatron.chunked_head import HiddenOutput
+from nanbeige_core.megatron.model import build_model, forward_hidden, forward_logits
 from nanbeige_core.megatron.vocab_parallel import mask_padding, vocab_parallel_log_probs
 from nanbeige_core.megatron.weights import ModelCard, load_weights, read_model_card
 
@@ -51,6 +52,11 @@ class FrozenModel:
     def logits(self, batch: Batch) -> Tensor:
         """Return logits [B, S, V_tp] without gradient, padded columns masked; Megatron's collectives over tp."""
         return mask_padding(forward_logits(self.model, batch.to(device.device())), self.card.vocab_size)
+
+    @torch.no_grad()
+    def hidden(self, batch: Batch) -> HiddenOutput:
+        """Return hidden states [B, S, H] and this rank's rows of the output matrix, both without gradient."""
+        return forward_hidden(self.model, batch.to(device.device()))
 
     @torch.no_grad()
     def log_probs(self, micro_batches: Sequence[Batch], *, temperature: float = 1.0) -> list[Tensor]:

@@ -5,7 +5,8 @@ Legend: B sequence, S position, T packed tokens (B * S), V vocabulary, _tp = loc
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from nanbeige_core.contract import Runtime
 from nanbeige_core.megatron import device, parallel
 from nanbeige_core.megatron.batch import Batch, find_segments
+from nanbeige_core.megatron.chunked_head import HiddenOutput
 from nanbeige_core.recipe.configs.base import ModelConfig
 from nanbeige_core.recipe.vocabulary import padded_vocab_size
 
@@ -150,6 +152,58 @@ def forward_logits(model: Any, batch: Batch) -> Tensor:
         packed_seq_params=_packed_params(batch.segment_ids_BS),
     )
     return output.reshape(*batch.tokens_BS.shape, -1) if parallel.is_last_stage() else output
+
+
+def forward_hidden(model: Any, batch: Batch) -> HiddenOutput:
+    """Run the model up to its output layer, which the caller applies piece by piece; last pipeline stage only.
+
+    Returns hidden states [B, S, H], gathered under sequence parallelism, and this rank's rows of the output matrix.
+    Backward: the hidden states' gradient is summed (or reduce-scattered) over tensor-parallel ranks.
+    """
+    gpt = model
+    while hasattr(gpt, "module"):
+        gpt = gpt.module
+    with _output_layer_skipped(gpt):
+        hidden_BSH = forward_logits(model, batch)
+    shared = gpt.share_embeddings_and_output_weights
+    return HiddenOutput(hidden_BSH, gpt.shared_embedding_or_output_weight() if shared else gpt.output_layer.weight)
+
+
+@contextmanager
+def _output_layer_skipped(gpt: Any) -> Iterator[None]:
+    from megatron.core.tensor_parallel.mappings import (
+        copy_to_tensor_model_parallel_region,
+        gather_from_sequence_parallel_region,
+    )
+
+    def hand_on(hidden: Tensor, weight: Any = None, runtime_gather_output: Any = None) -> tuple[Tensor, None]:
+        del weight, runtime_gather_output
+        if gpt.config.sequence_parallel:
+            return gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True), None
+        return _contiguous_gradient(copy_to_tensor_model_parallel_region(hidden)), None
+
+    gpt.output_layer.forward = hand_on
+    try:
+        yield
+    finally:
+        del gpt.output_layer.forward
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        del ctx
+        return args[0].view_as(args[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Tensor:
+        del ctx
+        return grad_outputs[0].contiguous()
+
+
+def _contiguous_gradient(hidden: Tensor) -> Tensor:
+    # megatron-core 0.16.1 all-reduces a copy of a gradient that is not contiguous and goes on with the unreduced one
+    return cast(Tensor, _ContiguousGradient.apply(hidden))
 
 
 def _positions(tokens_BS: Tensor) -> Tensor:

@@ -117,6 +117,21 @@ def data_group() -> Any:
     return parallel_state.get_data_parallel_group()
 
 
+def data_rank() -> int:
+    """Return this rank's place among the data-parallel ranks."""
+    return dist.get_rank(data_group())
+
+
+def data_size() -> int:
+    """Return the number of data-parallel ranks."""
+    return dist.get_world_size(data_group())
+
+
+def is_first_tensor_rank() -> bool:
+    """Tell whether this rank holds the first shard of every split weight."""
+    return dist.get_rank(tensor_group()) == 0
+
+
 def pipeline_group() -> Any:
     """Return the pipeline-parallel process group of this rank."""
     from megatron.core import parallel_state

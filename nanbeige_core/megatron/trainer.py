@@ -20,7 +20,8 @@ from torch import Tensor
 from nanbeige_core.contract import Runtime
 from nanbeige_core.megatron import convert, device, parallel, resume, weights
 from nanbeige_core.megatron.batch import Batch
-from nanbeige_core.megatron.model import build_model, forward_logits, initialize_weights
+from nanbeige_core.megatron.chunked_head import HiddenLoss
+from nanbeige_core.megatron.model import build_model, forward_hidden, forward_logits, initialize_weights
 from nanbeige_core.megatron.optimizer import build_optimizer
 from nanbeige_core.megatron.schedule import LrSchedule, attach_schedule
 from nanbeige_core.megatron.vocab_parallel import LossFn, mask_padding, vocab_parallel_log_probs
@@ -105,7 +106,7 @@ class Trainer:
         weights.load_weights(self.model.module, directory)
         self.optimizer.reload_model_params()
 
-    def train_step(self, micro_batches: Sequence[Batch], loss: LossFn) -> StepStats:
+    def train_step(self, micro_batches: Sequence[Batch], loss: LossFn | HiddenLoss) -> StepStats:
         """Take one optimizer step on the summed loss of all micro-batches of all data-parallel ranks.
 
         `micro_batches` are this data-parallel rank's own (the same number on each). Metrics are summed likewise and
@@ -135,7 +136,7 @@ class Trainer:
         """Return the learning rate as the optimizer's parameter groups hold it."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def evaluate(self, micro_batches: Sequence[Batch], loss: LossFn) -> dict[str, float]:
+    def evaluate(self, micro_batches: Sequence[Batch], loss: LossFn | HiddenLoss) -> dict[str, float]:
         """Return the sums of `loss` and of the metrics over micro-batches and data-parallel ranks; no gradient.
 
         Data-parallel ranks may hold different numbers of micro-batches, none included.
@@ -219,13 +220,18 @@ class Trainer:
         """Restore the newest complete resume point and return its `extra`; None when there is none."""
         return resume.load_resume(self, directory)
 
-    def _loss_step(self, loss: LossFn) -> Callable[[Iterator[Batch], Any], Any]:
+    def _loss_step(self, loss: LossFn | HiddenLoss) -> Callable[[Iterator[Batch], Any], Any]:
         def step(batches: Iterator[Batch], model: Any) -> Any:
             batch = next(batches).to(device.device())
-            output = forward_logits(model, batch)
+            hidden = forward_hidden(model, batch) if isinstance(loss, HiddenLoss) else None
+            output = forward_logits(model, batch) if hidden is None else hidden.hidden_BSH
 
-            def score(logits_BSV_tp: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-                value, metrics = loss(mask_padding(logits_BSV_tp, self.vocab_size), batch)
+            def score(output_BSX: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+                if isinstance(loss, HiddenLoss):
+                    assert hidden is not None
+                    value, metrics = loss.function(hidden._replace(hidden_BSH=output_BSX), batch)
+                else:
+                    value, metrics = loss(mask_padding(output_BSX, self.vocab_size), batch)
                 kept = {name: metric.detach() for name, metric in metrics.items()}
                 # zero tokens: Megatron would otherwise divide by their number what the caller has divided already
                 nothing = torch.zeros((), dtype=torch.int, device=value.device)
@@ -234,6 +240,11 @@ class Trainer:
             return output, score
 
         return step
+
+    def measure(self, micro_batches: Sequence[Batch], loss: HiddenLoss) -> list[dict[str, Tensor]]:
+        """Return what `loss` measures on each micro-batch, without gradient; needs pipeline parallel 1."""
+        assert self.runtime.pipeline_parallel == 1, "hidden states of the last stage are wanted on every rank"
+        return self._run_schedule(micro_batches, self._loss_step(loss), forward_only=True)
 
     def _run_schedule(
         self, micro_batches: Sequence[Batch], step: Callable[..., Any], *, forward_only: bool

@@ -250,6 +250,12 @@ def _checked_inputs(inputs: dict[str, str], spec: StageSpec, place: str) -> dict
             f"{place}.in lacks {', '.join(missing)}: {spec.uses} consumes "
             + ", ".join(f"{name} ({kind})" for name, kind in spec.consumes.items())
         )
+    chosen = sorted(spec.one_of & inputs.keys())
+    if spec.one_of and len(chosen) != 1:
+        raise RecipeError(
+            f"{place}.in has {' and '.join(chosen) or 'none'} of {', '.join(sorted(spec.one_of))}: {spec.uses} reads "
+            "exactly one of them"
+        )
     unknown = [name for name in inputs if name not in spec.consumes]
     if unknown and spec.further is None and not spec.compares:
         raise RecipeError(f"{place}.in.{unknown[0]} is not an input; {nearest(unknown[0], spec.consumes)}")

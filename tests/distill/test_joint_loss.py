@@ -1,15 +1,21 @@
 import math
+from collections.abc import Iterator
 from itertools import permutations
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from nanbeige_core.distill.losses import DpdLoss, count_denominators, dpd_loss
+from nanbeige_core.contract import Runtime
+from nanbeige_core.distill.losses import count_denominators
+from nanbeige_core.distill.objective import make_dpd_loss
 from nanbeige_core.distill.pair_batches import EncodedPair, make_pair_batches, pack_pairs
 from nanbeige_core.distill.preference import PairLogProbs, dpo_loss, pair_log_probs, preference_margin
+from nanbeige_core.distill.teaching import LocalTeaching
 from nanbeige_core.distill.vocabulary import VocabularyShard
+from nanbeige_core.megatron import parallel
 from nanbeige_core.megatron.batch import Batch
+from nanbeige_core.megatron.chunked_head import HiddenOutput
 from nanbeige_core.recipe.configs.distill import DpdConfig
 from nanbeige_core.sft.chat import EncodedSample
 
@@ -27,19 +33,105 @@ PAIRS = [EncodedPair(sample(number, 5 + number), sample(50 + number, 8 - number)
 TABLE_P, TABLE_Q, TABLE_R = torch.randn(3, V, V, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
 
-def joint(pairs: list[EncodedPair], table_q: torch.Tensor = TABLE_Q, *, width: int = 32, config: DpdConfig = CONFIG):
-    """A bigram student, teacher and reference, so that logits follow from tokens in any packing."""
+class TableTeacher:
+    """A bigram model: hidden states are one-hot tokens, the output matrix is a table of logits."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        self.table = table
+
+    def hidden(self, batch: Batch) -> HiddenOutput:
+        return HiddenOutput(one_hot(batch.tokens_BS), self.table.t())
+
+
+def one_hot(tokens_BS: torch.Tensor) -> torch.Tensor:
+    return F.one_hot(tokens_BS, V).double()
+
+
+@pytest.fixture(autouse=True)
+def one_rank() -> Iterator[None]:
+    parallel.initialize(Runtime(), seed=0)
+    yield
+    parallel.teardown()
+
+
+def score(pairs: list[EncodedPair], table_q: torch.Tensor, *, width: int, rows: int, config: DpdConfig):
+    """Sum the loss and its metrics over all micro-batches."""
     packed = pack_pairs(pairs, width)
-    batches = make_pair_batches(packed.pairs, packed.bins, sequence_length=width, micro_batch_size=2)
-    denominators = count_denominators(batches)
-    results: list[DpdLoss] = []
+    batches = make_pair_batches(packed.pairs, packed.bins, sequence_length=width, micro_batch_size=rows)
+    loss = make_dpd_loss(
+        config, count_denominators(batches), SHARD, LocalTeaching(TableTeacher(TABLE_P), config, SHARD)
+    )
+    totals = []
+    metrics: dict[str, torch.Tensor] = {}
     for batch in batches:
         batch.extra["reference_BS"] = chosen(TABLE_R[batch.tokens_BS], batch)
-        student = table_q[batch.tokens_BS]
-        teacher = TABLE_P[batch.tokens_BS]
-        settings = {"config": config, "denominators": denominators, "shard": SHARD}
-        results.append(dpd_loss(student, chosen(student, batch), teacher, batch, **settings))
-    return [sum(values) for values in zip(*(result.terms for result in results), strict=True)]
+        total, found = loss.function(HiddenOutput(one_hot(batch.tokens_BS), table_q.t()), batch)
+        totals.append(total)
+        metrics = {name: metrics.get(name, 0) + value for name, value in found.items()}
+    return sum(totals), metrics
+
+
+def joint(
+    pairs: list[EncodedPair],
+    table_q: torch.Tensor = TABLE_Q,
+    *,
+    width: int = 32,
+    rows: int = 2,
+    config: DpdConfig = CONFIG,
+) -> list[torch.Tensor]:
+    """The three terms of a bigram student, so that logits follow from tokens in any packing."""
+    _, metrics = score(pairs, table_q, width=width, rows=rows, config=config)
+    return [metrics[name] for name in ("dpo", "positive_kl", "negative_kl")]
+
+
+def slope(config: DpdConfig = CONFIG, *, table_q: torch.Tensor = TABLE_Q, rows: int = 2, width: int = 32):
+    table = table_q.clone().requires_grad_()
+    total, _ = score(PAIRS, table, width=width, rows=rows, config=config)
+    return torch.autograd.grad(total, table)[0]
+
+
+def weighted(dpo: float, positive: float, negative: float, **rest: object) -> DpdConfig:
+    return CONFIG.model_copy(
+        update={"dpo_weight": dpo, "positive_weight": positive, "negative_weight": negative, **rest}
+    )
+
+
+def by_hand(table_q: torch.Tensor, config: DpdConfig) -> torch.Tensor:
+    """The joint loss written down once more: sample by sample, full logits, plain autograd."""
+    dpo, sides = torch.zeros((), dtype=torch.float64), [[], []]
+    for pair in PAIRS:
+        margins = []
+        for number, side in enumerate(pair):
+            ids, mask = torch.tensor(side.ids), torch.tensor(side.mask[1:], dtype=torch.bool)
+            log_q, log_p, log_r = (table[ids[:-1]].log_softmax(-1) for table in (table_q, TABLE_P, TABLE_R))
+            gained = (log_q - log_r).gather(-1, ids[1:, None])[:, 0][mask]
+            margins.append(gained.mean() if config.normalise_length else gained.sum())
+            sides[number].append(divergence(log_p, log_q, config)[mask])
+        dpo = dpo - F.logsigmoid(config.beta * (margins[0] - margins[1]))
+    positive, negative = (torch.cat(values).mean() for values in sides)
+    return config.dpo_weight * dpo / len(PAIRS) + config.positive_weight * positive + config.negative_weight * negative
+
+
+def divergence(log_p: torch.Tensor, log_q: torch.Tensor, config: DpdConfig) -> torch.Tensor:
+    if config.divergence == "forward_kl":
+        return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+    if config.divergence == "reverse_kl":
+        return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
+    log_m = (config.mixture * log_p.exp() + (1 - config.mixture) * log_q.exp()).log()
+    from_p = F.kl_div(log_m, log_p, reduction="none", log_target=True).sum(-1)
+    from_q = F.kl_div(log_m, log_q, reduction="none", log_target=True).sum(-1)
+    return config.mixture * from_p + (1 - config.mixture) * from_q
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
+@pytest.mark.parametrize("normalise_length", [False, True])
+def test_loss_and_gradient_equal_a_reference_with_full_logits(kind, normalise_length):
+    config = weighted(0.7, 1.3, 0.4, divergence=kind, normalise_length=normalise_length, mixture=0.3)
+    table = TABLE_Q.clone().requires_grad_()
+    expected = by_hand(table, config)
+    torch.testing.assert_close(slope(config), torch.autograd.grad(expected, table)[0], rtol=1e-9, atol=1e-12)
+    total, _ = score(PAIRS, TABLE_Q, width=32, rows=2, config=config)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)  # the reference's log-probabilities are fp32
 
 
 def chosen(logits_BSV: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -56,11 +148,9 @@ def test_policy_equal_to_reference_gives_ln_two():
 
 
 def test_teacher_equal_to_student_gives_zero_token_terms_and_gradients():
-    table = TABLE_P.clone().requires_grad_()
-    _, positive, negative = joint(PAIRS, table)
-    (gradient,) = torch.autograd.grad(positive + negative, table)
+    _, positive, negative = joint(PAIRS, TABLE_P)
     assert abs(positive.item()) + abs(negative.item()) < 1e-14
-    assert gradient.abs().max() < 1e-14
+    assert slope(weighted(0, 1, 1), table_q=TABLE_P).abs().max() < 1e-14
 
 
 def test_swapping_the_sides_flips_the_margin_and_exchanges_the_token_terms():
@@ -73,22 +163,44 @@ def test_swapping_the_sides_flips_the_margin_and_exchanges_the_token_terms():
 def test_total_without_token_terms_is_dpo_alone():
     config = CONFIG.model_copy(update={"positive_weight": 0.0, "negative_weight": 0.0})
     pair = PAIRS[0]
-    by_hand = [
+    gains = [
         sum(
             (TABLE_Q[a].log_softmax(-1)[b] - TABLE_R[a].log_softmax(-1)[b]).item() * flag
             for a, b, flag in zip(side.ids, side.ids[1:], side.mask[1:], strict=False)
         )
         for side in pair
     ]
-    expected = -F.logsigmoid(torch.tensor(0.1 * (by_hand[0] - by_hand[1])))
+    expected = -F.logsigmoid(torch.tensor(0.1 * (gains[0] - gains[1])))
     assert joint([pair], config=config)[0].item() == pytest.approx(expected.item(), abs=1e-7)
 
 
 def test_gradient_of_the_joint_loss_is_the_sum_of_its_parts():
-    table = TABLE_Q.clone().requires_grad_()
-    parts = [torch.autograd.grad(joint(PAIRS, table)[at], table)[0] for at in range(3)]
-    (whole,) = torch.autograd.grad(sum(joint(PAIRS, table)), table)
-    torch.testing.assert_close(whole, sum(parts))
+    parts = [slope(weighted(*one)) for one in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    torch.testing.assert_close(slope(weighted(1, 1, 1)), sum(parts))
+
+
+@pytest.mark.parametrize(("rows", "width", "chunk"), [(1, 32, 5), (3, 32, 1), (2, 64, 1000), (1, 16, 3)])
+def test_micro_batches_packing_and_chunks_change_no_gradient(rows, width, chunk):
+    cut = slope(weighted(1, 1, 1, divergence_chunk=chunk), rows=rows, width=width)
+    torch.testing.assert_close(cut, slope(weighted(1, 1, 1)), rtol=1e-9, atol=1e-12)
+
+
+def test_gradient_norms_are_those_of_the_weighted_terms_at_the_logits():
+    packed = pack_pairs(PAIRS[:1], 32)
+    (batch,) = make_pair_batches(packed.pairs, packed.bins, sequence_length=32, micro_batch_size=1)
+    batch.extra["reference_BS"] = chosen(TABLE_R[batch.tokens_BS], batch)
+    config = weighted(2, 1, 1)
+    teaching = LocalTeaching(TableTeacher(TABLE_P), config, SHARD)
+    loss = make_dpd_loss(config, count_denominators([batch]), SHARD, teaching, with_gradient_norms=True)
+    hidden = one_hot(batch.tokens_BS).requires_grad_()
+    _, metrics = loss.function(HiddenOutput(hidden, TABLE_Q.t()), batch)
+    for name, one in (("dpo", (2, 0, 0)), ("positive", (0, 1, 0)), ("negative", (0, 0, 1))):
+        alone = make_dpd_loss(weighted(*one), count_denominators([batch]), SHARD, teaching)
+        # logits = hidden @ identity: the gradient of hidden is the gradient at the logits
+        logits = TABLE_Q[batch.tokens_BS].requires_grad_()
+        total, _ = alone.function(HiddenOutput(logits, torch.eye(V, dtype=torch.float64)), batch)
+        (grad,) = torch.autograd.grad(total, logits)
+        assert metrics[f"{name}_gradient_squared"].item() == pytest.approx(grad.square().sum().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("width", [16, 24, 64])
@@ -117,13 +229,14 @@ def test_pair_longer_than_the_window_is_counted():
 def test_empty_row_contributes_nothing_and_keeps_the_graph():
     batch = make_pair_batches(PAIRS, [[]], sequence_length=32, micro_batch_size=1)[0]
     batch.extra["reference_BS"] = torch.zeros(1, 32, dtype=torch.float64)
-    student = TABLE_Q[batch.tokens_BS].requires_grad_()
-    denominators = count_denominators([batch])
-    settings = {"config": CONFIG, "denominators": denominators, "shard": SHARD}
-    terms = dpd_loss(student, chosen(student, batch), student.detach(), batch, **settings).terms
-    sum(terms).backward()
-    assert sum(terms).item() == 0
-    assert student.grad.abs().max() == 0
+    teaching = LocalTeaching(TableTeacher(TABLE_P), CONFIG, SHARD)
+    loss = make_dpd_loss(CONFIG, count_denominators([batch]), SHARD, teaching, with_gradient_norms=True)
+    table = TABLE_Q.clone().requires_grad_()
+    total, _ = loss.function(HiddenOutput(one_hot(batch.tokens_BS), table.t()), batch)
+    total.backward()
+    assert total.item() == 0
+    assert table.grad is not None
+    assert table.grad.abs().max() == 0
 
 
 def test_length_normalised_margin_is_the_mean_per_token():

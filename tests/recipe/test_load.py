@@ -200,3 +200,19 @@ def test_a_leap_day_schedule_is_accepted(tmp_path: Path) -> None:
     load_recipe(
         written(tmp_path, sweeps=SWEEP, schedules={"l": {"cron": "0 0 29 2 *", "sweep": "one"}}), profile="laptop"
     )
+
+
+def test_dpd_reads_a_teacher_or_its_cached_logits_but_not_both(tmp_path: Path) -> None:
+    tree = yaml.safe_load(RECIPE_FILE.read_text())
+    tree["stages"]["teacher_logits"] = {
+        "in": {"teacher": "teacher", "tokenizer": "tokenizer", "pairs": "preference_pairs"}
+    }
+    inputs = tree["stages"]["dpd"]["in"]
+    inputs["teacher_logits"] = "teacher_logits"
+    path = tmp_path / "pipelines.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(RecipeError, match="exactly one"):
+        load_recipe(path, profile="laptop")
+    del inputs["teacher"]
+    path.write_text(yaml.safe_dump(tree))
+    assert load_recipe(path, profile="laptop").stages["dpd"].inputs["teacher_logits"] == "teacher_logits"

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from nanbeige_core.recipe.configs.base import IdentityConfig, OptimizerConfig, SamplingConfig
 from nanbeige_core.recipe.configs.sft import HeldoutConfig
+from nanbeige_core.recipe.fingerprint import added_field
 
 
 class PreferencePairsConfig(IdentityConfig):
@@ -56,6 +57,11 @@ class DpdConfig(IdentityConfig):
     teacher_top_k: int = Field(
         0, ge=0, description="0: exact teacher logits; else its k best tokens and a tail bucket. ours"
     )
+    cross_tokenizer: Literal["refuse", "uld", "gold"] = added_field(
+        "refuse",
+        description="A teacher with another tokenizer: refuse it, or compare text spans by uld (arXiv 2402.12030) or "
+        "gold (Hugging Face 2025). ours",
+    )
     overflow: Literal["drop", "refuse"] = Field(
         "drop", description="What happens to a pair longer than the window; counted. ours"
     )
@@ -80,4 +86,19 @@ class DpdConfig(IdentityConfig):
                 f"{self.temperature}, expected forward_kl at 1: only that has a tail bucket. Set "
                 "teacher_top_k to 0 or the divergence to forward_kl at temperature 1."
             )
+        if self.teacher_top_k and self.cross_tokenizer != "refuse":
+            raise ValueError(
+                f"teacher_top_k={self.teacher_top_k} with cross_tokenizer={self.cross_tokenizer}, expected 0: spans "
+                "are compared over whole vocabularies. Set teacher_top_k to 0."
+            )
         return self
+
+
+class TeacherLogitsConfig(IdentityConfig):
+    """A teacher's best tokens at every supervised position of the preference pairs, on disk."""
+
+    top_k: int = Field(64, ge=1, description="Tokens kept per position; DPD may use fewer. ours")
+    sequence_length: int = Field(
+        65536, ge=16, description="Longest conversation in tokens; longer pairs are left out. ours"
+    )
+    chunk_pairs: int = Field(256, ge=1, description="Pairs per committed chunk. ours")

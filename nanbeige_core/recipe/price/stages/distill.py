@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import cast
 
-from nanbeige_core.recipe.configs.distill import DpdConfig, PreferencePairsConfig
+from nanbeige_core.recipe.configs.distill import DpdConfig, PreferencePairsConfig, TeacherLogitsConfig
 from nanbeige_core.recipe.load import Stage
 from nanbeige_core.recipe.price.memory import checkpoint_bytes, micro_rows
 from nanbeige_core.recipe.price.problem_counts import VERIFIED, mean_prompt_tokens, split_counts
@@ -11,6 +11,9 @@ from nanbeige_core.recipe.price.ranges import Range
 from nanbeige_core.recipe.price.rates import Assumptions
 from nanbeige_core.recipe.price.stages.sft import decoder_of, draw, heldout_sampling, no_room, pack
 from nanbeige_core.recipe.price.work import Cost, Made, Processing, Reading, Training
+
+BYTES_PER_KEPT_TOKEN, BYTES_PER_POSITION = 6, 4
+"""Of a teacher cache: int32 id and fp16 log-probability; int32 position."""
 
 
 def chosen_prompts(config: PreferencePairsConfig, pool: Mapping[str, int]) -> int:
@@ -56,10 +59,30 @@ def preference_pairs(stage: Stage, made: Mapping[str, Made], assume: Assumptions
     ).noting(no_room(stage, config.teacher_sampling, teacher))
 
 
+def teacher_logits(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
+    """Every pair through the teacher once; an id and an fp16 log-probability for each token kept."""
+    config = cast(TeacherLogitsConfig, stage.config)
+    teacher, data = decoder_of(made, "teacher"), made["pairs"]
+    pairs = data.rows + data.held_out
+    packed = pack(Made(rows=pairs, row_tokens=data.row_tokens), config.sequence_length, assume)
+    window = float(config.sequence_length)
+    positions = pairs * data.answer_tokens
+    kept = min(config.top_k, teacher.vocab_size)
+    side = (data.row_tokens * 0.5).at_most(window)
+    return Cost(
+        made=Made(vocab_size=teacher.vocab_size),
+        documents=pairs,
+        tokens=positions,
+        work=(Reading("teacher's logits", teacher, packed.sequences * window, side, window),),
+        counts={"top_k": Range.exactly(kept)},
+        storage_bytes=positions * (BYTES_PER_KEPT_TOKEN * kept + BYTES_PER_POSITION),
+    )
+
+
 def dpd(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
     """Packed pairs through student and teacher, the reference once, and held-out problems before and after."""
     config = cast(DpdConfig, stage.config)
-    decoder, teacher, data = decoder_of(made, "checkpoint"), decoder_of(made, "teacher"), made["pairs"]
+    decoder, data = decoder_of(made, "checkpoint"), made["pairs"]
     window = float(config.sequence_length)
     trained = pack(data, config.sequence_length, assume)
     aside = pack(Made(rows=data.held_out, row_tokens=data.row_tokens), config.sequence_length, assume)
@@ -76,7 +99,7 @@ def dpd(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
                 "reference and validation", decoder, (trained.sequences + 3 * aside.sequences) * window, side, micro
             ),
             Training("train", decoder, positions, side, micro),
-            Reading("teacher's logits", teacher, positions + 2 * aside.sequences * window, side, micro, frozen=True),
+            *_lessons(made, positions + 2 * aside.sequences * window, side, micro),
             *heldout_sampling(stage, config.heldout, decoder, made, assume),
         ),
         counts={
@@ -86,3 +109,10 @@ def dpd(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
         },
         storage_bytes=Range.exactly(checkpoint_bytes(decoder, with_optimizer=False)),
     ).noting(no_room(stage, config.heldout.sampling, decoder))
+
+
+def _lessons(made: Mapping[str, Made], tokens: Range, side: Range, micro: float) -> tuple[Reading, ...]:
+    """Return the passes of a teacher that runs beside the student; a cache runs none."""
+    if "teacher" not in made:
+        return ()
+    return (Reading("teacher's logits", decoder_of(made, "teacher"), tokens, side, micro, frozen=True),)
