@@ -95,6 +95,9 @@ class Runtime(BaseModel):
     timeout_seconds: float | None = Field(default=None, gt=0)
     retries: int = Field(default=0, ge=0)
     cache_directory: str = ""
+    metrics: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        ("tensorboard",), description="Where a training stage's numbers go while it runs."
+    )
 
 
 @dataclass(frozen=True)

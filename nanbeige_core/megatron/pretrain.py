@@ -59,6 +59,7 @@ def run(job: Job) -> Outcome:
     previous = job.inputs["checkpoint"].path if "checkpoint" in job.inputs else None
     _require_order(config, previous)
     trainer = open_trainer(config, job.runtime, vocab_size=mixture.vocab_size)
+    trainer.record_steps(job)
     state: dict[str, Any] = resume.load_optimizer(trainer, previous) if previous else {}
     phase = open_phase(config, mixture, state.get("ledger", {}))
     held_out = read_held_out(

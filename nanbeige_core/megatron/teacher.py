@@ -110,7 +110,7 @@ def _renamed(gain: Gain) -> Gain:
 
 def _open(job: Job, config: TeacherConfig, mixture: Mixture, schedule: LrSchedule) -> Trainer:
     window = max(config.sequence_length, config.sft_sequence_length)
-    return Trainer.open(
+    trainer = Trainer.open(
         model=config.model.model_copy(update={"max_positions": window}),
         vocab_size=mixture.vocab_size,
         optimizer=config.optimizer,
@@ -118,6 +118,8 @@ def _open(job: Job, config: TeacherConfig, mixture: Mixture, schedule: LrSchedul
         runtime=job.runtime,
         seed=config.seed,
     )
+    trainer.record_steps(job)
+    return trainer
 
 
 def _wsd(config: TeacherConfig, steps: int) -> LrSchedule:

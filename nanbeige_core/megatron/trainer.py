@@ -9,6 +9,7 @@ depend on how the batch was cut. Legend: B sequence, S position, V vocabulary, _
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -17,13 +18,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nanbeige_core.contract import Runtime
+from nanbeige_core.contract import Job, Runtime
 from nanbeige_core.megatron import convert, device, parallel, resume, weights
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.chunked_head import HiddenLoss
 from nanbeige_core.megatron.model import build_model, forward_hidden, forward_logits, initialize_weights
 from nanbeige_core.megatron.optimizer import build_optimizer
 from nanbeige_core.megatron.schedule import LrSchedule, attach_schedule
+from nanbeige_core.megatron.step_metrics import StepMetrics
 from nanbeige_core.megatron.vocab_parallel import LossFn, mask_padding, vocab_parallel_log_probs
 from nanbeige_core.recipe.configs.base import ModelConfig, OptimizerConfig
 
@@ -76,6 +78,11 @@ class Trainer:
         built = build_optimizer(module, model, optimizer, schedule)
         self.model, self.optimizer = built.model, built.optimizer
         self.scheduler = attach_schedule(self.optimizer, schedule, weight_decay=optimizer.weight_decay)
+        self.metrics: StepMetrics | None = None
+
+    def record_steps(self, job: Job) -> None:
+        """Write every step's numbers to the sinks of the job's runtime from now on."""
+        self.metrics = StepMetrics.open(job, self.config, self.vocab_size)
 
     @classmethod
     def open(
@@ -113,6 +120,7 @@ class Trainer:
         must have the same names everywhere. Raises FloatingPointError, before any weight changes, when the loss or
         the gradient norm is not finite.
         """
+        started = time.perf_counter()
         self.model.train()
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
@@ -129,6 +137,15 @@ class Trainer:
         self.step += 1
         self.samples += samples
         self.tokens += tokens
+        if self.metrics is not None:
+            values = {"loss": summed_loss, "learning_rate": self.rate, "gradient_norm": float(grad_norm), **totals}
+            self.metrics.write(
+                self.step,
+                tokens=tokens,
+                window=micro_batches[0].tokens_BS.size(1),
+                seconds=time.perf_counter() - started,
+                values=values,
+            )
         return StepStats(summed_loss, float(grad_norm), self.rate, totals)
 
     @property

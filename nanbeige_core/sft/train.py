@@ -105,7 +105,7 @@ def open_trainer(job: Job, config: SftConfig | DpdConfig, *, steps: int) -> Trai
         decay=None,
         shape="cosine",
     )
-    return Trainer.open(
+    trainer = Trainer.open(
         model=card.model,
         vocab_size=card.vocab_size,
         optimizer=config.optimizer,
@@ -114,6 +114,8 @@ def open_trainer(job: Job, config: SftConfig | DpdConfig, *, steps: int) -> Trai
         seed=config.seed,
         weights=source / "weights",
     )
+    trainer.record_steps(job)
+    return trainer
 
 
 def validation_losses(trainer: Trainer, validation: PackedSamples, job: Job, config: SftConfig) -> dict[str, float]:
@@ -126,6 +128,8 @@ def validation_losses(trainer: Trainer, validation: PackedSamples, job: Job, con
         mine = batches[trainer.data_rank :: trainer.data_size]
         loss = make_cross_entropy(supervised_tokens(batches), vocab_size=trainer.vocab_size)
         losses[domain] = trainer.evaluate(mine, loss)["loss"]
+    if trainer.metrics is not None:
+        trainer.metrics.record(trainer.step, {f"validation/loss/{domain}": loss for domain, loss in losses.items()})
     return losses
 
 

@@ -1,0 +1,76 @@
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nanbeige_core.contract import Job, Runtime
+from nanbeige_core.megatron import parity
+from nanbeige_core.megatron.step_metrics import flops_per_token
+from nanbeige_core.megatron.trainer import Trainer
+from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
+from nanbeige_core.recipe.configs.base import ModelConfig
+from nanbeige_core.report.metric_writers import open_writers
+
+Open = Callable[..., Trainer]
+NAMES = {
+    *("train/loss", "train/learning_rate", "train/gradient_norm", "train/nll", "train/tokens"),
+    *("speed/tokens_per_second", "speed/mfu", "memory/peak_bytes"),
+}
+
+
+def train(open_trainer: Open, directory: Path, *sinks: str) -> list[Any]:
+    job = Job("some_stage", None, Runtime.model_validate({"metrics": sinks}), {}, directory / "abc123", directory)
+    trainer = open_trainer()
+    trainer.record_steps(job)
+    stats = []
+    for step in range(3):
+        batch = parity.global_batch(step)
+        stats.append(trainer.train_step([batch], make_cross_entropy(float(batch.loss_mask_BS.sum()))))
+    assert trainer.metrics is not None
+    trainer.metrics.close()
+    return stats
+
+
+def test_tensorboard_reads_back_every_step_under_the_shared_names(open_trainer: Open, tmp_path: Path) -> None:
+    stats = train(open_trainer, tmp_path, "tensorboard")
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "some_stage" / "abc123"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == NAMES
+    for name, attribute in (("loss", "loss"), ("learning_rate", "lr"), ("gradient_norm", "grad_norm")):
+        written = [event.value for event in events.Scalars(f"train/{name}")]
+        assert written == pytest.approx([getattr(one, attribute) for one in stats], rel=1e-6)
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
+    assert all(0 < event.value < 1.5 for event in events.Scalars("speed/mfu"))
+
+
+def test_wandb_and_mlflow_get_the_same_names(
+    open_trainer: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither can be reached here: what is checked is which calls they would get."""
+    seen: dict[str, list[set[str]]] = {"wandb": [], "mlflow": []}
+    run = types.SimpleNamespace(log=lambda values, step: seen["wandb"].append(set(values)), finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **kwargs: run))
+    mlflow = types.SimpleNamespace(
+        start_run=lambda run_name: None,
+        log_metrics=lambda values, step: seen["mlflow"].append(set(values)),
+        end_run=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    train(open_trainer, tmp_path, "wandb", "mlflow")
+    assert seen == {"wandb": [NAMES] * 3, "mlflow": [NAMES] * 3}
+
+
+def test_a_sink_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ModuleNotFoundError, match="runtime.metrics names mlflow"):
+        open_writers(("mlflow",), directory=tmp_path, name="x")
+
+
+def test_flops_of_the_reports_model_are_six_times_its_multiplying_weights() -> None:
+    model = ModelConfig()
+    # 3.93 B parameters less the input embedding, which multiplies nothing
+    assert flops_per_token(model, vocab_size=166144, window=0) == pytest.approx(6 * (3.93e9 - 166144 * 2560), rel=2e-3)
