@@ -96,7 +96,7 @@ class Runtime(BaseModel):
     retries: int = Field(default=0, ge=0)
     cache_directory: str = ""
     metrics: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        ("tensorboard",), description="Where a training stage's numbers go while it runs."
+        default=("tensorboard",), description="Where a training stage's numbers go while it runs."
     )
 
 

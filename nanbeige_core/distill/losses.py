@@ -63,8 +63,14 @@ class Supervised(NamedTuple):
     def of(cls, batch: Batch) -> "Supervised":
         """Pick them out of a batch; the rest of it carries no loss."""
         keep_BS = batch.extra["side_BS"] != 0
-        columns = (batch.labels_BS, batch.extra["side_BS"], batch.extra["pair_BS"], batch.extra["reference_BS"])
-        return cls(keep_BS, *(column[keep_BS] for column in columns), pairs_in(batch))
+        return cls(
+            keep_BS=keep_BS,
+            labels_T=batch.labels_BS[keep_BS],
+            side_T=batch.extra["side_BS"][keep_BS],
+            pair_T=batch.extra["pair_BS"][keep_BS],
+            reference_T=batch.extra["reference_BS"][keep_BS],
+            pairs=pairs_in(batch),
+        )
 
 
 def count_denominators(batches: list[Batch]) -> Denominators:

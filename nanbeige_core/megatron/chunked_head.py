@@ -84,7 +84,9 @@ class _ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the wrapper hides the argument's name
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         grad_TH, grad_VH_tp = ctx.saved_tensors
         return grad_TH * grad_outputs[0], grad_VH_tp * grad_outputs[0], None, None, None
 

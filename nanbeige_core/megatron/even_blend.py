@@ -98,7 +98,9 @@ def even_blends(config: FgwsdConfig, mixture: dict[str, Any]) -> tuple[list[str]
             f"({config.sequence_length}): a set's tokens are shared among samples of both. Change one of them."
         )
     totals = fine_grained_tokens(config, mixture)
-    spans = [(phase, span) for phase in PHASES for span in plan_phase(config.model_copy(update={"phase": phase})).spans]
+    spans: list[tuple[Phase, Span]] = [
+        (phase, span) for phase in PHASES for span in plan_phase(config.model_copy(update={"phase": phase})).spans
+    ]
     left = np.array(list(totals.values()), dtype=np.int64)
     counts: dict[tuple[Phase, Span], Counts] = {}
     # the longest window first: a set with less than one such sample left cannot give one

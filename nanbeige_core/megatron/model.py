@@ -4,7 +4,7 @@ Legend: B sequence, S position, T packed tokens (B * S), V vocabulary, _tp = loc
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -170,7 +170,7 @@ def forward_hidden(model: Any, batch: Batch) -> HiddenOutput:
 
 
 @contextmanager
-def _output_layer_skipped(gpt: Any) -> Iterator[None]:
+def _output_layer_skipped(gpt: Any) -> Generator[None]:
     from megatron.core.tensor_parallel.mappings import (
         copy_to_tensor_model_parallel_region,
         gather_from_sequence_parallel_region,

@@ -8,6 +8,7 @@ and never sealed into an artifact.
 """
 
 import importlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -38,13 +39,11 @@ class TensorBoardWriter:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of one step."""
-        import time
-
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        parts = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._file.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=parts)))
+        # generated modules: a type checker knows none of their names
+        event: Any = importlib.import_module("tensorboard.compat.proto.event_pb2")
+        summary: Any = importlib.import_module("tensorboard.compat.proto.summary_pb2")
+        parts = [summary.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._file.add_event(event.Event(wall_time=time.time(), step=step, summary=summary.Summary(value=parts)))
 
     def close(self) -> None:
         """Flush and end."""
