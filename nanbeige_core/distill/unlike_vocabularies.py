@@ -11,6 +11,7 @@ A span's distribution is that of its first token, times the probability of the t
 Everything is in fp32 or better. Shapes: G span, V student vocabulary, U teacher vocabulary, M tokens held by both.
 """
 
+import re
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from nanbeige_core.distill.divergence import DivergenceKind
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 SMALLEST = 1e-8
 """Floor of a probability whose logarithm is taken (TRL's generalized_jsd_loss uses the same)."""
@@ -55,16 +58,20 @@ def gold(q_GV: Tensor, p_GU: Tensor, twins: Twins, *, kind: DivergenceKind, mixt
 
 def find_twins(student: PreTrainedTokenizerFast, teacher: PreTrainedTokenizerFast) -> Twins:
     """Pair the tokens that decode to the same text; a token that is no whole text by itself has no twin."""
-    ours: dict[str, int] = {}
-    for index in range(len(student)):
-        ours.setdefault(_text(student, index), index)
-    pairs = [(ours.pop(text), index) for index in range(len(teacher)) if (text := _text(teacher, index)) in ours]
-    kept = [(a, b) for a, b in pairs if "\ufffd" not in _text(teacher, b) and _text(teacher, b)]
-    return Twins(*(torch.tensor([pair[side] for pair in kept], dtype=torch.long) for side in (0, 1)))
+    ours, theirs = _whole_texts(student), _whole_texts(teacher)
+    both = [text for text in theirs if text in ours]
+    return Twins(*(torch.tensor([side[text] for text in both], dtype=torch.long) for side in (ours, theirs)))
 
 
-def _text(tokenizer: PreTrainedTokenizerFast, index: int) -> str:
-    return str(tokenizer.decode([index], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+def _whole_texts(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """Return {text: id}; the fallback byte of a character yields to the character's own token, which is in use."""
+    found: dict[str, tuple[bool, int]] = {}
+    for index in range(len(tokenizer)):
+        text = str(tokenizer.decode([index], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        place = (_BYTE.fullmatch(str(tokenizer.convert_ids_to_tokens(index))) is not None, index)
+        if text and "\ufffd" not in text:
+            found[text] = min(found.get(text, place), place)
+    return {text: index for text, (_, index) in found.items()}
 
 
 def _others(size: int, held_M: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Everything that can be known to be wrong before a stage runs is raised here, nam
 """
 
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,8 @@ class Stage:
     """Fingerprint (16 digits or more) of an artifact that stands in for the stage, which then has no inputs."""
     stands_for: dict[str, str] = field(default_factory=dict[str, str])
     """Inputs the stage would have had, were it not adopted."""
+    when_read: bool = False
+    """Whether it is left out of a recipe in which nothing reads it."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ class RecipeSource:
         apply_overrides(tree, overrides)
         stages = self._stages(tree)
         ordered = _ordered(stages, self.path)
-        return Recipe(self.file, self.path, profile, tuple(overrides), {name: stages[name] for name in ordered})
+        recipe = Recipe(self.file, self.path, profile, tuple(overrides), {name: stages[name] for name in ordered})
+        return _without_unread(recipe)
 
     def check_sweeps(self) -> None:
         """Raise RecipeError for a sweep whose profile, overrides, seed fields or measure do not exist."""
@@ -219,7 +222,7 @@ def _stage(name: str, values: Any, runtime: dict[str, Any], path: Path) -> Stage
     if uses not in STAGES:
         raise RecipeError(f"{place}.uses is {uses!r}, which is no stage type; {nearest(uses, STAGES)}")
     spec = STAGES[uses]
-    inputs = _checked_inputs(entry.inputs, spec, place)
+    inputs = _checked_inputs({key: made for key, made in entry.inputs.items() if made is not None}, spec, place)
     adopted = _adopted(name, entry.adopted, place)
     return Stage(
         name=name,
@@ -229,6 +232,7 @@ def _stage(name: str, values: Any, runtime: dict[str, Any], path: Path) -> Stage
         runtime=_validated(Runtime, {**runtime, **entry.runtime}, f"{place}.runtime"),
         adopted=adopted,
         stands_for=inputs if adopted else {},
+        when_read=entry.when_read,
     )
 
 
@@ -274,6 +278,13 @@ def _ordered(stages: dict[str, Stage], path: Path) -> list[str]:
             "earlier stages make; change one of these `in:` lines."
         ) from error
     return order
+
+
+def _without_unread(recipe: Recipe) -> Recipe:
+    """Return the recipe without the `when_read` stages on which no other kind of stage depends."""
+    always = [name for name, stage in recipe.stages.items() if not stage.when_read]
+    kept = set(always).union(*(recipe.ancestors(name) for name in always))
+    return replace(recipe, stages={name: stage for name, stage in recipe.stages.items() if name in kept})
 
 
 def _check_edge(stage: Stage, name: str, upstream: str, stages: dict[str, Stage], path: Path) -> None:

@@ -1,6 +1,7 @@
 """Overrides from a terminal or a form: `stage.field=value`, `stage.runtime.field=value`, `shared.field=value`.
 
-`stage.adopted=<fingerprint>` puts an adopted artifact in the stage's place.
+`stage.adopted=<fingerprint>` puts an adopted artifact in the stage's place; `stage.in.<input>=<stage>` reads another
+stage, and `stage.in.<input>=null` none.
 """
 
 import json
@@ -14,6 +15,7 @@ from nanbeige_core.errors import RecipeError, nearest
 from nanbeige_core.stages import STAGES
 
 _ADOPTED = ".adopted"
+_INPUT = re.compile(r"stages\.(\w+)\.in\.(\w+)")
 _SHARED = re.compile(r"\$\{(shared(?:\.\w+)*)\}")
 
 
@@ -39,6 +41,7 @@ def touched_stages(tree: DictConfig, overrides: list[str]) -> set[str]:
     touched: set[str] = set()
     for text in overrides:
         full_path = _full_path(tree, _path_of(text), text)
+        _require_upstream(tree, full_path, text)
         if full_path.startswith("stages."):
             touched.add(full_path.split(".")[1])
             continue
@@ -47,6 +50,15 @@ def touched_stages(tree: DictConfig, overrides: list[str]) -> set[str]:
             if any(_one_holds_the_other(full_path, reference) for reference in read):
                 touched.add(str(name))
     return touched
+
+
+def _require_upstream(tree: DictConfig, full_path: str, text: str) -> None:
+    named = _parse(text.partition("=")[2], text)
+    if _INPUT.fullmatch(full_path) and named is not None and named not in tree.stages:
+        known = map(str, tree.stages)
+        raise RecipeError(
+            f"override {text!r} reads stage {named!r}, which the recipe lacks; {nearest(str(named), known)}"
+        )
 
 
 def _one_holds_the_other(first: str, second: str) -> bool:
@@ -84,8 +96,13 @@ def _full_path(tree: DictConfig, path: str, text: str) -> str:
         raise RecipeError(f"override {text!r} names the stage {head!r}, which the recipe lacks; {nearest(head, known)}")
     if rest.startswith("runtime.") or rest == "adopted":
         return f"stages.{head}.{rest}"
-    rest = rest.removeprefix("config.")
     uses = tree.stages[head].get("uses") or head
+    if rest.startswith("in."):
+        known = STAGES[uses].consumes if uses in STAGES else {}
+        if (name := rest.removeprefix("in.")) not in known:
+            raise RecipeError(f"override {text!r}: stage {head} has no input {name!r}; {nearest(name, known)}")
+        return f"stages.{head}.{rest}"
+    rest = rest.removeprefix("config.")
     fields = STAGES[uses].config_class().model_fields if uses in STAGES else {}
     first = rest.split(".")[0]
     if fields and first not in fields:

@@ -18,9 +18,14 @@ class StageEntry(_Section):
     """One stage of the recipe: which kind of stage, on which inputs, with which values."""
 
     uses: str = Field("", description="Stage type; the stage's own name when empty.")
-    inputs: dict[str, str] = Field(default_factory=dict, alias="in", description="Input name -> stage name.")
+    inputs: dict[str, str | None] = Field(
+        default_factory=dict, alias="in", description="Input name -> stage name; null takes an input away."
+    )
     config: dict[str, Any] = Field(default_factory=dict, description="Identity values.")
     runtime: dict[str, Any] = Field(default_factory=dict, description="Execution values, never fingerprinted.")
+    when_read: bool = Field(
+        False, description="Left out unless another stage reads it: a sweep's arm may, by `stage.in.<input>=<stage>`."
+    )
     adopted: str = Field(
         "",
         pattern=r"^$|^([a-z0-9_]+/)?[0-9a-f]{16,64}$",

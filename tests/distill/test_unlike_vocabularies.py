@@ -94,3 +94,13 @@ def test_twins_decode_to_the_same_text():
     assert "<|im_end|>" in {left for left, _ in texts}
     assert len(set(twins.student_M.tolist())) == len(twins.student_M)
     assert len(FIRST) + len(LAST) < len(ours)
+
+
+def test_the_twin_of_a_character_is_the_token_in_use_and_not_its_fallback_byte():
+    backend = Tokenizer(models.BPE(vocab={"<0x21>": 0, "<0x41>": 1, "!": 2}, merges=[], byte_fallback=True))
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    student = PreTrainedTokenizerFast(tokenizer_object=backend)
+    twins = find_twins(student, tiny_tokenizer())
+    # "A" has no other token than its byte
+    texts = dict(zip(twins.student_M.tolist(), (tiny_tokenizer().decode([b]) for b in twins.teacher_M), strict=True))
+    assert texts == {2: "!", 1: "A"}

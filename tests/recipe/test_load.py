@@ -202,8 +202,33 @@ def test_a_leap_day_schedule_is_accepted(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("dpd.in.teachr=teacher", "no input 'teachr'; did you mean 'teacher'"),
+        ("dpd.in.teacher=techer", "reads stage 'techer', which the recipe lacks; did you mean 'teacher'"),
+        ("dpd.in.teacher=tokenizer", "needs a Checkpoint, but stage tokenizer makes a Tokenizer"),
+        ("dpd.in.teacher=null", "none of teacher, teacher_logits"),
+    ],
+)
+def test_an_input_that_cannot_be_read_is_refused(override: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(RECIPE_FILE, profile="laptop", overrides=[override])
+
+
+def test_a_stage_for_an_arm_is_there_when_something_reads_it() -> None:
+    plain = load_recipe(RECIPE_FILE, profile="laptop")
+    arm = load_recipe(
+        RECIPE_FILE,
+        profile="laptop",
+        overrides=["dpd.in.teacher=foreign_teacher", "dpd.in.teacher_tokenizer=foreign_tokenizer"],
+    )
+    assert set(arm.stages) - set(plain.stages) == {"foreign_tokenizer", "foreign_mixture", "foreign_teacher"}
+    assert {"foreign_teacher", "foreign_mixture"} <= arm.ancestors("dpd")
+
+
 def test_dpd_reads_a_teacher_or_its_cached_logits_but_not_both(tmp_path: Path) -> None:
-    tree = yaml.safe_load(RECIPE_FILE.read_text())
+    tree = yaml.safe_load(RECIPE_FILE.read_text()) | {"sweeps": {}, "schedules": {}}
     tree["stages"]["teacher_logits"] = {
         "in": {"teacher": "teacher", "tokenizer": "tokenizer", "pairs": "preference_pairs"}
     }
