@@ -68,6 +68,7 @@ def is_shown(found: Comparison, adjusted_p: float) -> bool:
 def judge_arms(config: SweepReportConfig, runs: Runs) -> list[Verdict]:
     """Compare every arm that has a pair of runs with the baseline; Holm's correction over these arms."""
     compared: dict[str, Comparison] = {}
+    unchanged: dict[str, int] = {}
     for arm in config.arms:
         pairs = [
             (runs[config.baseline, seed], runs[arm.name, seed])
@@ -76,16 +77,25 @@ def judge_arms(config: SweepReportConfig, runs: Runs) -> list[Verdict]:
         ]
         if arm.name != config.baseline and pairs:
             compared[arm.name] = compare_arms(pairs)
+            unchanged[arm.name] = sum(before == after for before, after in pairs)
     adjusted = adjust_for_several([found.p_value for found in compared.values()])
     return [
-        _verdict(config, name, found, p, comparisons=len(compared))
+        _verdict(config, name, found, p, comparisons=len(compared), unchanged=unchanged[name])
         for (name, found), p in zip(compared.items(), adjusted, strict=True)
     ]
 
 
-def _verdict(config: SweepReportConfig, arm: str, found: Comparison, p: float, *, comparisons: int) -> Verdict:
+def _verdict(
+    config: SweepReportConfig, arm: str, found: Comparison, p: float, *, comparisons: int, unchanged: int
+) -> Verdict:
     detectable = detectable_difference(found, comparisons=comparisons)
-    return Verdict(arm, found, p, detectable, _sentence(config, arm, found, p, detectable, comparisons))
+    sentence = _sentence(config, arm, found, p, detectable, comparisons)
+    if unchanged:
+        sentence += (
+            f" Under {unchanged} of {found.seeds} seeds {arm} and {config.baseline} measure the same on every problem: "
+            "the change does not reach what is measured there."
+        )
+    return Verdict(arm, found, p, detectable, sentence)
 
 
 def _sentence(

@@ -79,6 +79,16 @@ def test_two_arms_of_one_recipe_stay_silent() -> None:
     assert "4 times of 5" in verdict.sentence
 
 
+def test_an_arm_that_changes_nothing_is_named() -> None:
+    drawn = runs({"a": 0.0, "b": 0.0})
+    drawn |= {("b", seed): drawn["a", seed] for seed in (1, 2, 3)}
+    assert (
+        "Under 3 of 4 seeds b and a measure the same on every problem"
+        in judge_arms(config("a", "b"), drawn)[0].sentence
+    )
+    assert "the same on every problem" not in judge_arms(config("a", "b"), runs({"a": 0.0, "b": 0.0}))[0].sentence
+
+
 def test_fewer_than_four_seeds_claim_nothing_however_large_the_difference() -> None:
     (verdict,) = judge_arms(config("base", "better", seeds=3), runs({"base": 0.0, "better": 0.4}, seeds=3))
     assert not verdict.real
