@@ -158,6 +158,16 @@ def require_supervised_end(tokenizer: EncodesText, sample: EncodedSample, *, tur
         )
 
 
+def supervised_turns(messages: Sequence[Message]) -> list[str]:
+    """Return what a model is to say in a conversation: each assistant turn without its header, with its end token."""
+    header = f"{TURN_START}assistant\n"
+    return [
+        render_message(message).removeprefix(header).removesuffix("\n")
+        for message in messages
+        if message["role"] == "assistant"
+    ]
+
+
 def supervised_text(tokenizer: EncodesText, sample: EncodedSample) -> str:
     """Return the decoded text the loss sees, for a person to read in the report."""
     ids = [token for token, flag in zip(*sample, strict=True) if flag]

@@ -19,11 +19,11 @@ from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
 from nanbeige_core.megatron.weights import read_model_card
 from nanbeige_core.recipe.configs.distill import DpdConfig
 from nanbeige_core.recipe.configs.sft import SftConfig
-from nanbeige_core.sft.chat import supervised_text
 from nanbeige_core.sft.heldout import domain_table, heldout_gain, measure_input, measure_output
 from nanbeige_core.sft.order import bins_of_rows, plan_steps, rows_of_rank
 from nanbeige_core.sft.packing import make_batches, supervised_tokens
 from nanbeige_core.sft.samples import PackedSamples, domain_batches, load_samples, pack_samples
+from nanbeige_core.sft.supervision import SUPERVISED, prove_supervision, write_supervision
 
 HISTORY_POINTS = 200
 """Steps kept in state.json and drawn in the report."""
@@ -36,6 +36,7 @@ class Prepared(NamedTuple):
     train: PackedSamples
     validation: PackedSamples
     steps: list[list[int]]
+    proven: list[dict[str, Any]]
 
 
 def run(job: Job) -> Outcome:
@@ -58,6 +59,7 @@ def run(job: Job) -> Outcome:
     if rank() == 0:
         train = prepared.train
         packed_ledger(train.ids, train.left_out, train.bins, prepared.steps).write(job.work / ROW_LEDGER)
+        write_supervision(job.work, prepared.proven)
     after = measure_output(job, config.heldout)
     return _report(job, config, prepared, history, (losses_before, losses_after), (before, after))
 
@@ -68,15 +70,16 @@ def prepare(job: Job, config: SftConfig) -> Prepared:
     Raises ValueError when the data set holds no usable sample.
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(job.inputs["tokenizer"].path)
+    tables = [load_samples(job.inputs["data"].path / table) for table in ("samples.parquet", "validation.parquet")]
     packed = [
         pack_samples(
             tokenizer,
-            load_samples(job.inputs["data"].path / table),
+            rows,
             sequence_length=config.sequence_length,
             overflow=config.overflow,
             seed=config.seed,
         )
-        for table in ("samples.parquet", "validation.parquet")
+        for rows in tables
     ]
     if not packed[0].bins:
         raise ValueError(
@@ -89,7 +92,8 @@ def prepare(job: Job, config: SftConfig) -> Prepared:
         global_batch_size=config.global_batch_size,
         seed=config.seed,
     )
-    return Prepared(tokenizer, packed[0], packed[1], steps)
+    proven = prove_supervision(tokenizer, tables[0], packed[0], count=config.shown_samples)
+    return Prepared(tokenizer, packed[0], packed[1], steps, proven)
 
 
 def open_trainer(job: Job, config: SftConfig | DpdConfig, *, steps: int) -> Trainer:
@@ -201,7 +205,7 @@ def _report(
                 table=[{"domain": name, "before": before[name], "after": after[name]} for name in after],
             ),
             domain_table(*scores),
-            _shown_samples(prepared, config.shown_samples),
+            _shown_samples(prepared.proven),
         ],
     )
 
@@ -220,10 +224,10 @@ def _loss_section(history: list[dict[str, Any]]) -> Section:
     )
 
 
-def _shown_samples(prepared: Prepared, count: int) -> Section:
-    shown = prepared.train.samples[:count]
+def _shown_samples(proven: list[dict[str, Any]]) -> Section:
     return Section(
         title="What the loss sees",
-        text="Decoded supervised tokens of a few samples: nothing of a prompt, and each ends with the end token.",
-        table=[{"supervised text": supervised_text(prepared.tokenizer, sample)} for sample in shown],
+        text="Decoded supervised tokens of a few samples: nothing of a prompt, and each ends with the end token. "
+        f"`{SUPERVISED}` in the artifact has them with what is not supervised.",
+        table=[{"id": row["id"], "supervised text": row["supervised"]} for row in proven],
     )

@@ -24,8 +24,7 @@ TINY = ModelConfig.model_validate(
 )
 
 
-@pytest.fixture(scope="module")
-def trainer() -> Trainer:
+def open_trainer() -> Trainer:
     return Trainer.open(
         model=TINY,
         vocab_size=V,
@@ -34,6 +33,11 @@ def trainer() -> Trainer:
         runtime=Runtime(micro_batch_size=2),
         seed=3,
     )
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Trainer:
+    return open_trainer()
 
 
 def samples() -> list[EncodedSample]:
@@ -55,6 +59,32 @@ def test_packed_loss_equals_unpacked_loss(trainer: Trainer):
     alone = [[index] for index in range(len(samples()))]
     assert len(packed) < len(alone)
     assert loss(trainer, packed, 2) == pytest.approx(loss(trainer, alone, 2), abs=1e-6)
+
+
+def gradients(bins: list[list[int]]) -> dict[str, torch.Tensor]:
+    """One step of a fresh model: the gradient of every weight, before the optimiser used it."""
+    opened = open_trainer()
+    batches = make_batches(samples(), bins, sequence_length=32, micro_batch_size=2)
+    opened.train_step(batches, make_cross_entropy(supervised_tokens(batches), vocab_size=V))
+    return {name: weight.main_grad.clone() for name, weight in opened.model.module.named_parameters()}
+
+
+def test_packed_gradient_equals_unpacked_gradient() -> None:
+    packed, alone = gradients([[0, 2], [4, 1], [3, 5]]), gradients([[at] for at in range(6)])
+    assert max(float(gradient.abs().max()) for gradient in alone.values()) > 1e-3
+    for name, gradient in alone.items():
+        torch.testing.assert_close(packed[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_sample_never_sees_its_neighbours(trainer: Trainer) -> None:
+    def log_probs(neighbour: EncodedSample) -> torch.Tensor:
+        batches = make_batches([neighbour, samples()[2]], [[0, 1]], sequence_length=32, micro_batch_size=1)
+        return trainer.log_probs(batches)[0][0]
+
+    before, after = log_probs(samples()[0]), log_probs(EncodedSample([1, 1, 1, 1, 1], samples()[0].mask))
+    first, second = slice(0, 4), slice(5, 5 + len(samples()[2].ids) - 1)
+    assert not torch.equal(before[first], after[first])
+    assert torch.equal(before[second], after[second])
 
 
 def test_micro_batches_change_nothing(trainer: Trainer):
