@@ -23,6 +23,7 @@ from nanbeige_core.artifacts.leases import COLLECTION_LOCK, leased_addresses
 from nanbeige_core.artifacts.manifest import MANIFEST_NAME, Manifest
 from nanbeige_core.artifacts.pins import list_aliases, list_pins
 from nanbeige_core.artifacts.store import CONTROL, Store
+from nanbeige_core.errors import ArtifactError
 
 What = Literal["artifact", "unsealed", "work", "replaced", "download", "record", "lock"]
 _LOCKED = ("artifact", "unsealed", "work", "lock")
@@ -110,8 +111,9 @@ def collect(store: Store, item: Garbage) -> str:
                 return "a running stage holds it"
             stack.callback(lock.release)
         try:
-            _delete(store, item)
-        except OSError as error:
+            with store.reaching(f"deleting {item.key}"):
+                _delete(store, item)
+        except (OSError, ArtifactError) as error:
             return f"{type(error).__name__}: {error}"
     return ""
 
@@ -184,7 +186,8 @@ def _artifacts(store: Store, manifests: dict[str, Manifest], kept: dict[str, str
 
 def _unsealed(store: Store, manifests: dict[str, Manifest]) -> Iterator[Garbage]:
     """Yield directories at an artifact's place without a readable manifest: uploads cut short, or damaged."""
-    files = store.filesystem.find(store.root, detail=True)
+    with store.reaching("listing the store's files"):
+        files = store.filesystem.find(store.root, detail=True)
     sizes: dict[str, int] = {}
     for name, details in files.items():
         parts = name[len(store.root) :].strip("/").split("/")
@@ -244,7 +247,8 @@ def _made(store: Store, item: Garbage, manifests: dict[str, Manifest]) -> float:
         manifest = manifests[item.key]
         return datetime.fromisoformat(manifest.started).timestamp() + manifest.seconds
     if item.remote:
-        return max(store.filesystem.modified(name).timestamp() for name in store.filesystem.find(item.path))
+        with store.reaching(f"looking at {item.key}"):
+            return max(store.filesystem.modified(name).timestamp() for name in store.filesystem.find(item.path))
     root = Path(item.path)
     times = [0.0]
     for path in (root, *(root.rglob("*") if root.is_dir() else ())):

@@ -39,22 +39,23 @@ class Pin(BaseModel):
 def pin(store: Store, manifest: Manifest, note: str = "") -> Pin:
     """Keep an artifact and its ancestors until it is unpinned; pinning again replaces the note."""
     made = _pin(manifest, note=note)
-    _write(store, f"{PINS}/{manifest.stage}-{manifest.fingerprint[:16]}.json", made)
+    store.write(f"{PINS}/{manifest.stage}-{manifest.fingerprint[:16]}.json", _encoded(made))
     return made
 
 
 def unpin(store: Store, manifest: Manifest) -> None:
     """Remove the pin of an artifact; raises ArtifactError when it has none."""
     path = f"{store.root}/{PINS}/{manifest.stage}-{manifest.fingerprint[:16]}.json"
-    if not store.filesystem.exists(path):
-        raise ArtifactError(f"{manifest.reference.address} is not pinned. `nanbeige pins` lists what is.")
-    store.filesystem.rm_file(path)
+    with store.reaching(f"unpinning {manifest.reference.address}"):
+        if not store.filesystem.exists(path):
+            raise ArtifactError(f"{manifest.reference.address} is not pinned. `nanbeige pins` lists what is.")
+        store.filesystem.rm_file(path)
 
 
 def set_alias(store: Store, name: str, manifest: Manifest) -> Pin:
     """Let `@name` stand for an artifact; an existing alias moves. Raises RecipeError for a name no path can carry."""
     made = _pin(manifest, name=checked_name(name))
-    _write(store, f"{ALIASES}/{made.name}.json", made)
+    store.write(f"{ALIASES}/{made.name}.json", _encoded(made))
     return made
 
 
@@ -64,7 +65,8 @@ def remove_alias(store: Store, name: str) -> None:
     plain = name.removeprefix("@")
     if plain not in known:
         raise ArtifactError(f"no alias @{plain} in {store.url}; {nearest(plain, known) if known else 'it has none'}")
-    store.filesystem.rm_file(f"{store.root}/{ALIASES}/{plain}.json")
+    with store.reaching(f"removing the alias @{plain}"):
+        store.filesystem.rm_file(f"{store.root}/{ALIASES}/{plain}.json")
 
 
 def list_pins(store: Store) -> list[Pin]:
@@ -93,22 +95,19 @@ def _pin(manifest: Manifest, *, note: str = "", name: str = "") -> Pin:
     return Pin(stage=manifest.stage, fingerprint=manifest.fingerprint, note=note, since=since, name=name)
 
 
-def _write(store: Store, path: str, made: Pin) -> None:
-    full = f"{store.root}/{path}"
-    store.filesystem.makedirs(full.rpartition("/")[0], exist_ok=True)
-    text = made.model_dump_json(indent=1).encode()
-    if store.is_local:  # a reader never sees half a file; an object store's put is atomic by itself
-        store.filesystem.pipe_file(f"{full}.part", text)
-        store.filesystem.mv(f"{full}.part", full)
-    else:
-        store.filesystem.pipe_file(full, text)
+def _encoded(made: Pin) -> bytes:
+    return made.model_dump_json(indent=1).encode()
 
 
 def _read_all(store: Store, folder: str) -> list[Pin]:
     found: list[Pin] = []
-    for path in store.filesystem.glob(f"{store.root}/{folder}/*.json"):
+    with store.reaching("listing pins"):
+        texts = {
+            path: store.filesystem.cat_file(path) for path in store.filesystem.glob(f"{store.root}/{folder}/*.json")
+        }
+    for path, text in texts.items():
         try:
-            found.append(Pin.model_validate(json.loads(store.filesystem.cat_file(path))))
+            found.append(Pin.model_validate(json.loads(text)))
         except (ValidationError, ValueError) as error:
             raise ArtifactError(
                 f"{path} is not a readable pin ({type(error).__name__}): what it keeps is unknown, so nothing may be "

@@ -2,26 +2,34 @@
 
 `<root>/<stage>/<fingerprint16>/` holds a sealed artifact; `<work root>/<stage>/<fingerprint16>.work/` the one being
 made, named by the same key so that any later run finds it and goes on. Sealing checks the layout, hashes every file,
-writes the manifest last and renames; on an object store the manifest is uploaded last.
+writes the manifest last and renames; on an object store the manifest is uploaded last. Work that is sealed but not yet
+published (a store that died meanwhile) is published by the next run, not made again.
 """
 
 import errno
 import json
 import os
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 from filelock import FileLock
-from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
 from nanbeige_core.artifacts.kinds import LAYOUTS, Kind
-from nanbeige_core.artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest, digest_files, hash_tree
+from nanbeige_core.artifacts.manifest import MANIFEST_NAME, Manifest, digest_files, hash_tree
 from nanbeige_core.artifacts.references import ArtifactRef, address
+from nanbeige_core.artifacts.remote import (
+    check_bucket,
+    download,
+    is_local,
+    open_filesystem,
+    reaching,
+    unreachable,
+    upload,
+)
 from nanbeige_core.contract import SCRATCH
 from nanbeige_core.errors import ArtifactError
 
@@ -43,29 +51,41 @@ class Store:
     """Keep artifacts under `url`; `cache` is a local directory for work, downloads and locks."""
 
     def __init__(self, url: str | Path, cache: Path) -> None:
-        filesystem, root = fsspec.url_to_fs(str(url))
         self.url = str(url)
-        self.filesystem = filesystem
-        self.root: str = root
-        self.is_local = isinstance(filesystem, LocalFileSystem)
+        self.filesystem, root = open_filesystem(self.url)
+        self.root = root
+        self.is_local = is_local(self.filesystem)
         self.cache = cache.absolute()
         self.work_root = Path(root) if self.is_local else self.cache / "work"
+
+    @contextmanager
+    def reaching(self, doing: str) -> Generator[None]:
+        """Turn a remote store's failure into an ArtifactError that says what was being done; see `remote.reaching`."""
+        with reaching(self.filesystem, self.url, doing):
+            yield
+
+    def check(self) -> None:
+        """Raise RecipeError when the store's bucket is not there, ArtifactError when it cannot be reached."""
+        check_bucket(self.filesystem, self.url, self.root)
 
     # ---- looking
 
     def look(self, stage: str, fingerprint: str) -> Found:
         """Return the artifact's manifest if every file is there with its recorded size, else the reason."""
         where = f"{self.root}/{address(stage, fingerprint)}"
-        if not self.filesystem.exists(f"{where}/{MANIFEST_NAME}"):
-            return Found(None, "not there")
         try:
-            text = self.filesystem.cat_file(f"{where}/{MANIFEST_NAME}")
+            # expired credentials or a lost connection are no reason to make an artifact again: they raise
+            with self.reaching(f"looking for the artifact of {stage}"):
+                text = self.filesystem.cat_file(f"{where}/{MANIFEST_NAME}")
             manifest = Manifest.model_validate_json(text)
+        except FileNotFoundError:
+            return Found(None, "not there")
         except (OSError, ValidationError, ValueError) as error:
             return Found(None, f"its manifest cannot be read ({type(error).__name__})")
         if manifest.fingerprint != fingerprint:
             return Found(None, f"its manifest carries the fingerprint {manifest.fingerprint[:16]}")
-        problem = self._missing_or_resized(where, manifest)
+        with self.reaching(f"looking for the files of {stage}"):
+            problem = self._missing_or_resized(where, manifest)
         return Found(None, problem) if problem else Found(manifest)
 
     def find(self, stage: str, fingerprint: str) -> Manifest | None:
@@ -78,11 +98,20 @@ class Store:
             for name, details in self.filesystem.find(where, detail=True).items()
         }
         for name, entry in manifest.files.items():
-            if name not in sizes:
+            size = sizes.get(name)
+            if size != entry.bytes and not self.is_local:  # a listing may lag behind what is there
+                size = self._size(f"{where}/{name}")
+            if size is None:
                 return f"its file {name} is missing"
-            if sizes[name] != entry.bytes:
-                return f"its file {name} has {sizes[name]} bytes, the manifest says {entry.bytes}"
+            if size != entry.bytes:
+                return f"its file {name} has {size} bytes, the manifest says {entry.bytes}"
         return ""
+
+    def _size(self, path: str) -> int | None:
+        try:
+            return int(self.filesystem.info(path)["size"])
+        except FileNotFoundError:
+            return None
 
     def manifests(self, stage: str | None = None) -> list[Manifest]:
         """Return every readable manifest, newest first; `stage` limits the search to one stage.
@@ -90,12 +119,23 @@ class Store:
         Directories with a dot in their name are work, or artifacts that were replaced: they are not served.
         """
         found: list[Manifest] = []
-        for name in self._manifest_files(stage or "*"):
-            try:
-                found.append(Manifest.model_validate_json(self.filesystem.cat_file(name)))
-            except (OSError, ValidationError, ValueError):
-                continue
+        for text in self._texts(self._manifest_files(stage or "*")):
+            with suppress(ValidationError, ValueError):
+                found.append(Manifest.model_validate_json(text))
         return sorted(found, key=lambda manifest: manifest.started, reverse=True)
+
+    def _texts(self, names: list[str]) -> Iterator[bytes]:
+        """Yield the content of every file that can be read; from a remote store, many at once."""
+        if self.is_local or not names:
+            for name in names:
+                with suppress(OSError):
+                    yield self.filesystem.cat_file(name)
+            return
+        for answer in self.filesystem.cat(names, on_error="return").values():
+            if isinstance(answer, bytes):
+                yield answer
+            elif not isinstance(answer, FileNotFoundError):
+                raise unreachable(self.url, "reading manifests", answer) from answer
 
     def unreadable(self) -> dict[str, str]:
         """Return `address -> problem` of every directory with a manifest that cannot be read."""
@@ -104,7 +144,8 @@ class Store:
         return {key: "its manifest cannot be read" for key in keys if key not in readable}
 
     def _manifest_files(self, stage: str) -> list[str]:
-        names: list[str] = self.filesystem.glob(f"{self.root}/{stage}/*/{MANIFEST_NAME}")
+        with self.reaching("listing artifacts"):
+            names: list[str] = self.filesystem.glob(f"{self.root}/{stage}/*/{MANIFEST_NAME}")
         return [name for name in names if "." not in name.rsplit("/", 2)[-2]]
 
     def resolve(self, text: str) -> Manifest:
@@ -124,10 +165,11 @@ class Store:
         )
 
     def _address_of_alias(self, name: str) -> str:
-        path = f"{self.root}/{ALIASES}/{name}.json"
-        if not self.filesystem.exists(path):
-            raise ArtifactError(f"no alias @{name} in {self.url}. `nanbeige pins` lists pins and aliases.")
-        entry = json.loads(self.filesystem.cat_file(path))
+        try:
+            with self.reaching(f"reading the alias @{name}"):
+                entry = json.loads(self.filesystem.cat_file(f"{self.root}/{ALIASES}/{name}.json"))
+        except FileNotFoundError as error:
+            raise ArtifactError(f"no alias @{name} in {self.url}. `nanbeige pins` lists pins and aliases.") from error
         return address(entry["stage"], entry["fingerprint"])
 
     # ---- serving
@@ -153,16 +195,18 @@ class Store:
         return manifest, self.local_path(manifest)
 
     def local_path(self, manifest: Manifest) -> Path:
-        """Return a local directory holding the artifact's files, downloading once from a remote store."""
+        """Return a local directory holding the artifact's files, downloading once from a remote store.
+
+        Raises ArtifactError when what was downloaded is not what the manifest says.
+        """
         where = address(manifest.stage, manifest.fingerprint)
         if self.is_local:
             return Path(self.root) / where
         target = self.cache / "artifacts" / f"{where}-{manifest.digest[:12]}"
         if not target.exists():
-            partial = target.with_name(target.name + f".{os.getpid()}.part")
-            shutil.rmtree(partial, ignore_errors=True)
-            self.filesystem.get(f"{self.root}/{where}/", f"{partial}/", recursive=True)
-            partial.rename(target)
+            partial = target.with_name(f"{target.name}.{os.getpid()}-{os.urandom(3).hex()}.part")
+            with self.reaching(f"downloading {manifest.reference.address}"):
+                download(self.filesystem, f"{self.root}/{where}", manifest, target, partial)
         return target
 
     def verify(self, manifest: Manifest) -> list[str]:
@@ -206,36 +250,68 @@ class Store:
         finally:
             lock.release()
 
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file of the store (a pin, a page); a reader never sees half of it.
+
+        Raises ArtifactError when a remote store cannot be reached.
+        """
+        path = f"{self.root}/{name}"
+        if self.is_local:
+            self.filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self.filesystem.pipe_file(f"{path}.part", content)
+            self.filesystem.mv(f"{path}.part", path)
+            return
+        with self.reaching(f"writing {name}"):  # an object store's put is atomic by itself, and it has no directories
+            self.filesystem.pipe_file(path, content)
+
     def seal(self, work: Path, draft: Manifest) -> Manifest:
         """Turn a finished work directory into a served artifact and return its final manifest.
 
-        `draft` carries everything but files and digest. Raises ArtifactError when a required file is missing or the
-        disk is full; the work directory then stays as it is.
+        `draft` carries everything but files and digest. Raises ArtifactError when a required file is missing, the disk
+        is full, or a remote store cannot be reached; the work directory then stays, and `publish_sealed` goes on.
         """
         check_layout(work, draft.kind, draft.stage)
         files = hash_tree(work, skip=(SCRATCH, CONTROL))
         manifest = draft.model_copy(update={"files": files, "digest": digest_files(files)})
         try:
+            _write_durably(work / MANIFEST_NAME, manifest.model_dump_json(indent=1))
             for name in (SCRATCH, CONTROL):
                 shutil.rmtree(work / name, ignore_errors=True)
-            self._publish(work, manifest, files)
+            self._publish(work, manifest)
         except OSError as error:
             raise write_error(error, f"sealing {draft.stage} in {self.url}") from error
         return manifest
 
-    def _publish(self, work: Path, manifest: Manifest, files: dict[str, FileEntry]) -> None:
-        text = manifest.model_dump_json(indent=1)
+    def publish_sealed(self, stage: str, fingerprint: str) -> Manifest | None:
+        """Publish what an earlier run sealed and could not publish; None when there is no such work, or it changed."""
+        work = self.work_directory(stage, fingerprint)
+        path = work / MANIFEST_NAME
+        if not path.exists():
+            return None
+        try:
+            manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValueError:
+            path.unlink()
+            return None
+        if manifest.fingerprint != fingerprint or hash_tree(work, skip=(SCRATCH, CONTROL)) != manifest.files:
+            path.unlink()
+            return None
+        try:
+            self._publish(work, manifest)
+        except OSError as error:
+            raise write_error(error, f"publishing {stage} in {self.url}") from error
+        return manifest
+
+    def _publish(self, work: Path, manifest: Manifest) -> None:
         where = address(manifest.stage, manifest.fingerprint)
         if self.is_local:
             final = Path(self.root) / where
-            _write_durably(work / MANIFEST_NAME, text)
             if final.exists():
                 final.rename(final.with_name(f"{final.name}.replaced-{os.getpid()}-{os.urandom(3).hex()}"))
             work.rename(final)
             return
-        for name in files:
-            self.filesystem.put_file(str(work / name), f"{self.root}/{where}/{name}")
-        self.filesystem.pipe_file(f"{self.root}/{where}/{MANIFEST_NAME}", text.encode())
+        with self.reaching(f"publishing the artifact of {manifest.stage}"):
+            upload(self.filesystem, work, f"{self.root}/{where}", manifest)
         shutil.rmtree(work)
 
 

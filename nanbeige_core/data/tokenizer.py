@@ -6,6 +6,7 @@ back to its UTF-8 bytes, so `decode(encode(text)) == text` for every text.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,19 +58,35 @@ def train_tokenizer(
             f"vocab_size {vocab_size} leaves no room: {reserved} ids are special tokens and bytes, and a "
             f"character alphabet needs 128 more. Use at least {reserved + 128}."
         )
+    texts = list(texts)
+    alphabet = _alphabet(texts, max(128, int(vocab_size * alphabet_share)))
     trained = Tokenizer(models.BPE(unk_token=names.UNKNOWN, byte_fallback=True))
     trained.pre_tokenizer = _pre_tokenizer()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(names.LAST),
         min_frequency=min_frequency,
         special_tokens=[*names.FIRST, *names.BYTES],
-        limit_alphabet=max(128, int(vocab_size * alphabet_share)),
-        initial_alphabet=["\n", "\t", *map(chr, range(32, 127))],
+        limit_alphabet=len(alphabet),
+        initial_alphabet=alphabet,
         max_token_length=24,
         show_progress=False,
     )
     trained.train_from_iterator(texts, trainer)
     return _assemble(json.loads(trained.to_str())["model"])
+
+
+def _alphabet(texts: Iterable[str], size: int) -> list[str]:
+    """Return the plain characters and then the most frequent others, `size` in all; code points break ties.
+
+    Left to the trainer, a tie at the border would fall out another way each time: it breaks them by the order of a
+    randomised hash table, and two runs of one recipe would have two vocabularies.
+    """
+    plain = ["\n", "\t", *map(chr, range(32, 127))]
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    others = sorted(set(counts) - set(plain), key=lambda character: (-counts[character], character))
+    return [*plain, *others[: max(size - len(plain), 0)]]
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path, *, max_length: int = 65536) -> None:

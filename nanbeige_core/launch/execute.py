@@ -27,6 +27,7 @@ from nanbeige_core.errors import ArtifactError, StageError, StageInterruptedErro
 from nanbeige_core.launch.job_file import PREEMPTED, InputFile, JobFile, read_json, read_outcome, write_json
 from nanbeige_core.launch.prefork import WorkerProcess
 from nanbeige_core.launch.worker import run_here, used_resources
+from nanbeige_core.redaction import redact
 from nanbeige_core.stages import STAGES
 
 _POLL_SECONDS = 0.1
@@ -79,6 +80,10 @@ def execute(
         if manifest is not None and not (order.forced and manifest.started < asked):
             log(f"{order.stage}: found {manifest.reference.address}")
             return Made(manifest, executed=False)
+        sealed = None if order.forced else store.publish_sealed(order.stage, order.fingerprint)
+        if sealed is not None:
+            log(f"{order.stage}: published {sealed.reference.address}, which an earlier run had finished")
+            return Made(sealed, executed=True)
         return Made(_make(order, inputs, store, progress, log, start or start_process), executed=True)
 
 
@@ -227,8 +232,8 @@ def _failure(order: Order, file: JobFile, status: int) -> StageError:
             f"stage {order.stage} failed: the disk is full. Nothing half-written is served and finished work is kept; "
             f"free space below {file.work}, then run the same command again. {told}".rstrip()
         )
-    what = f"{error['type']}: {error['message']}" if error else f"its process ended with status {status}"
-    tail = last_lines(file.log)
+    what = redact(f"{error['type']}: {error['message']}") if error else f"its process ended with status {status}"
+    tail = redact(last_lines(file.log))
     return StageError(
         f"stage {order.stage} failed: {what}\n"
         + (f"--- last log lines ({file.log})\n{tail}\n---\n" if tail else "")

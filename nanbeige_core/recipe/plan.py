@@ -74,10 +74,11 @@ class Plan:
 def make_plan(recipe: Recipe, store: Store, selection: Selection | None = None) -> Plan:
     """Decide for each stage whether its artifact is there, must be made, or can be gone on with.
 
-    Raises RecipeError for an unknown stage in the selection, or when `only`/`start` needs an upstream artifact that
-    is not there.
+    Raises RecipeError for an unknown stage in the selection, when `only`/`start` needs an upstream artifact that is not
+    there, or when the store's bucket does not exist; ArtifactError when a remote store cannot be reached.
     """
     selection = selection or Selection()
+    store.check()
     needed = recipe.needed()
     chosen = _chosen(recipe, selection, needed)
     forced = chosen - _above(recipe, selection) if selection.force else set[str]()

@@ -33,7 +33,8 @@ class ArtifactFiles:
     def read_json(self, name: str) -> Any:
         """Parse a JSON file; raise ArtifactError naming it when it cannot be read."""
         try:
-            return json.loads(self.store.filesystem.cat_file(f"{self._root}/{name}"))
+            with self.store.reaching(f"reading {self.manifest.reference.address}/{name}"):
+                return json.loads(self.store.filesystem.cat_file(f"{self._root}/{name}"))
         except (OSError, ValueError) as error:
             raise self._broken(name, error) from error
 

@@ -78,15 +78,15 @@ def write_run_report(plan: Plan, manifests: dict[str, Manifest], store: Store, f
         return f"{store.url}/{newest}"
     page = run_page(plan, manifests, store, facts, links=TO_ROOT).encode("utf-8")
     for name in (newest, f"{RUNS}/{run_id}/index.html"):
-        store.filesystem.makedirs(f"{store.root}/{name.rpartition('/')[0]}", exist_ok=True)
-        store.filesystem.pipe_file(f"{store.root}/{name}", page)
+        store.write(name, page)
     return f"{store.url}/{RUNS}/{run_id}/index.html"
 
 
 def _shows(page: str, manifests: Mapping[str, Manifest], store: Store) -> bool:
     """Tell whether a page in the store was made of these very artifacts."""
     try:
-        head = store.filesystem.cat_file(f"{store.root}/{page}", start=0, end=_HEAD_BYTES)
+        with store.reaching("reading the newest run page"):
+            head = store.filesystem.cat_file(f"{store.root}/{page}", start=0, end=_HEAD_BYTES)
     except OSError:
         return False
     return artifacts_key(manifests).encode() in head

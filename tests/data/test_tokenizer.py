@@ -94,3 +94,9 @@ def test_thinking_stays_visible_when_special_tokens_are_skipped(tmp_path: Path) 
 def test_a_vocabulary_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="Use at least 394"):
         train_tokenizer(TEXTS, 300)
+
+
+def test_a_vocabulary_does_not_depend_on_how_ties_fall_out() -> None:
+    rare = "".join(map(chr, range(0x4E00, 0x4E00 + 400)))  # each character once: the alphabet's border is a tie
+    vocabularies = {train_tokenizer([*TEXTS, rare], 700).to_str() for _ in range(5)}
+    assert len(vocabularies) == 1
