@@ -89,6 +89,7 @@ _SPECS = (
     _spec(
         "ingest", "data.ingest:run", "data:IngestConfig",
         "Ingest documents", "report, data", cost="data:ingest", consumes={}, produces=Kind.CORPUS,
+        version=2,
     ),
     _spec(
         "problems", "problems.build:run", "problems:ProblemsConfig",
@@ -104,6 +105,7 @@ _SPECS = (
     _spec(
         "retrieval_dedup", "data.retrieval_dedup:run", "data:RetrievalDedupConfig",
         "Retrieval and deduplication", "report, hybrid filter", cost="data:retrieval_dedup",
+        version=2,
         consumes={"tagged": Kind.TAGGED_CORPUS, "problems": Kind.PROMPT_SET}, produces=Kind.CURATED_CORPUS,
     ),
     _spec(

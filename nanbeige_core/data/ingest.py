@@ -145,8 +145,12 @@ def _packaged_rows(
         except (UnicodeDecodeError, OSError):
             tally.dropped["broken_utf8"] += 1
             continue
+        parts: Counter[str] = Counter()
         for text in texts:
-            provenance = {"package": entry.package, "member": member.key, "part": text.part, **text.extra}
+            parts[text.part] += 1
+            # two methods of one module may have one name, but no two documents may have one id
+            part = text.part if parts[text.part] == 1 else f"{text.part}#{parts[text.part]}"
+            provenance = {"package": entry.package, "member": member.key, "part": part, **text.extra}
             yield from _rows_of(text.text, provenance, tally, config, entry.language, source)
 
 

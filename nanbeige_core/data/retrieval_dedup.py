@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy import sparse
 from scipy.stats import rankdata
 
 from nanbeige_core.contract import Gain, Job, Outcome, Section
 from nanbeige_core.data.decontamination import TargetIndex, human_eval_prompts
-from nanbeige_core.data.minhash import Deduplication, exact_key, find_near_duplicates, shingle_set
+from nanbeige_core.data.dedup.audit import measure_twin_share
+from nanbeige_core.data.dedup.run import DedupResult, deduplicate
+from nanbeige_core.data.dedup.settings import DedupSettings
+from nanbeige_core.data.dedup.shards import Columns
 from nanbeige_core.data.retrieval import retrieve_from_seeds
-from nanbeige_core.data.tables import read_rows, write_rows, write_shards
+from nanbeige_core.data.tables import read_rows, table_files, write_rows, write_shards
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
 from nanbeige_core.report.counting import count_rows
 
@@ -38,8 +40,9 @@ DROPPED_SCHEMA = pa.schema(
 COLUMNS = ("id", "text", "source", "category", "language", "licence", "tag_score", "gate")
 CHARACTERS_PER_TOKEN = {"en": 3.3, "zh": 1.1, "code": 3.0, "other": 2.5}
 """Rough, for the tier quantile alone; true counts come from the tokenizer."""
+CLEAN_SCHEMA = pa.schema([*((name, pa.string()) for name in ("id", "text", "source")), ("tag_score", pa.float64())])
+"""What deduplication reads of a document."""
 ROWS_PER_FILE = 4000
-AUDIT_DOCUMENTS = 1500
 
 Row = dict[str, Any]
 
@@ -62,7 +65,7 @@ def run(job: Job) -> Outcome:
     job.progress(0.1, "decontaminating")
     clean, dropped = drop_gated_and_contaminated(rows, targets)
     job.progress(0.3, "removing duplicates")
-    kept, duplicates, evidence = drop_duplicates(clean, config)
+    kept, duplicates, evidence = drop_duplicates(clean, config, job.scratch)
     dropped += duplicates
     job.progress(0.6, "retrieving from seeds")
     seeds = score_documents(kept, config)
@@ -96,34 +99,39 @@ def drop_gated_and_contaminated(rows: list[Row], targets: TargetIndex) -> tuple[
     return kept, dropped
 
 
-def drop_duplicates(rows: list[Row], config: RetrievalDedupConfig) -> tuple[list[Row], list[Dropped], Deduplication]:
-    """Remove exact copies, then verified near-duplicates; the best by (score, length, id) stays."""
-    best_first = sorted(rows, key=lambda row: (-row["tag_score"], -len(row["text"]), row["id"]))
-    first: dict[tuple[int, ...] | str, Row] = {}
-    dropped: list[Dropped] = []
-    unique: list[Row] = []
-    for row in best_first:
-        owner = first.setdefault(exact_key(row["text"]), row)
-        if owner is row:
-            unique.append(row)
-        else:
-            dropped.append(Dropped(row["id"], "exact_duplicate", owner["id"], 1.0))
-    sets = [shingle_set(row["text"], config.shingle_words, config.shingle_characters) for row in unique]
-    found = find_near_duplicates(
-        sets,
-        range(len(unique)),
+def drop_duplicates(
+    rows: list[Row], config: RetrievalDedupConfig, work: Path
+) -> tuple[list[Row], list[Dropped], DedupResult]:
+    """Remove exact copies and verified near-duplicates; the best by (score, length, id) stays. `work` holds shards."""
+    shards = work / "clean"
+    write_shards(
+        shards,
+        CLEAN_SCHEMA,
+        ({name: row[name] for name in CLEAN_SCHEMA.names} for row in rows),
+        rows_per_file=ROWS_PER_FILE,
+    )
+    columns = Columns(quality="tag_score", source="source")
+    found = deduplicate(table_files(shards), work / "dedup", dedup_settings(config), columns=columns)
+    dropped = [
+        Dropped(row["id"], row["reason"], row["kept_id"], row["score"])
+        for row in read_rows(found.evidence, ("id", "reason", "kept_id", "score"))
+    ]
+    removed = {item.id for item in dropped}
+    return [row for row in rows if row["id"] not in removed], dropped, found
+
+
+def dedup_settings(config: RetrievalDedupConfig) -> DedupSettings:
+    """Return what the stage's config says about duplicates."""
+    return DedupSettings(
+        mode=config.dedup_mode,
         bands=config.bands,
-        rows=config.rows_per_band,
-        threshold=config.jaccard,
+        rows_per_band=config.rows_per_band,
+        shingle_words=config.shingle_words,
+        shingle_characters=config.shingle_characters,
+        jaccard=config.jaccard,
+        source_cap=config.source_cap,
         seed=config.seed,
     )
-    removed = {removal.index for removal in found.removals}
-    dropped += [
-        Dropped(unique[item.index]["id"], "near_duplicate", unique[item.kept]["id"], item.similarity)
-        for item in found.removals
-    ]
-    kept = [row for index, row in enumerate(unique) if index not in removed]
-    return sorted(kept, key=lambda row: row["id"]), dropped, found
 
 
 def score_documents(rows: list[Row], config: RetrievalDedupConfig) -> list[int]:
@@ -168,39 +176,19 @@ def assign_tiers(rows: list[Row], hq_token_share: float) -> None:
         seen += row["tokens_estimate"]
 
 
-def measure_twin_share(rows: list[Row], config: RetrievalDedupConfig) -> tuple[float, int]:
-    """Return the share of a sample with a twin at the threshold in `rows`, by an exact join, and the sample size.
-
-    Independent of the minhash bands: it also sees duplicates that they missed.
-    """
-    sets = [shingle_set(row["text"], config.shingle_words, config.shingle_characters) for row in rows]
-    sizes = np.array([len(item) for item in sets])
-    values, columns = np.unique(np.concatenate(sets), return_inverse=True)
-    matrix = sparse.csr_matrix(
-        (np.ones(len(columns), np.float32), columns, np.concatenate([[0], np.cumsum(sizes)])),
-        shape=(len(rows), len(values)),
-    )
-    sample = np.linspace(0, len(rows) - 1, min(AUDIT_DOCUMENTS, len(rows))).astype(int)
-    shared = sparse.coo_matrix(matrix[sample] @ matrix.T)
-    first = sample[shared.row]
-    union = sizes[first] + sizes[shared.col] - shared.data
-    twins = (first != shared.col) & (shared.data >= config.jaccard * union)
-    return len(np.unique(shared.row[twins])) / max(1, len(sample)), len(sample)
-
-
 def _report(
     rows: list[Row],
     clean: list[Row],
     kept: list[Row],
     dropped: list[Dropped],
-    evidence: Deduplication,
+    evidence: DedupResult,
     targets: TargetIndex,
     seeds: list[int],
     config: RetrievalDedupConfig,
 ) -> Outcome:
     reasons = Counter(item.reason for item in dropped)
-    before, _ = measure_twin_share(clean, config)
-    after, audited = measure_twin_share(kept, config)
+    before, _ = measure_twin_share([row["text"] for row in clean], dedup_settings(config))
+    after, audited = measure_twin_share([row["text"] for row in kept], dedup_settings(config))
     hq_tokens = sum(row["tokens_estimate"] for row in kept if row["tier"] == "hq")
     tokens = sum(row["tokens_estimate"] for row in kept)
     return Outcome(
@@ -215,6 +203,9 @@ def _report(
             "mq": sum(row["tier"] == "mq" for row in kept),
             "pairs_verified": evidence.verified_pairs,
             "pairs_skipped": evidence.skipped_pairs,
+            "largest_component": evidence.largest_component,
+            "largest_duplicate_group": evidence.largest_group,
+            "sources_over_cap": len(evidence.alarms),
             "seeds": len(seeds),
             "evaluation_items": targets.items,
         },
@@ -232,9 +223,22 @@ def _report(
                 title="Why documents were dropped",
                 table=count_rows(reasons, "reason", "documents"),
             ),
+            *_alarm_sections(evidence),
             Section(title="Removed and kept, examples", table=_examples(dropped, rows)),
         ],
     )
+
+
+def _alarm_sections(evidence: DedupResult) -> list[Section]:
+    if not evidence.alarms:
+        return []
+    return [
+        Section(
+            title="Alarm: sources that near-duplicate removal all but empties",
+            text="A template shared by a whole source looks like duplication. Look at the removed and the kept text.",
+            table=[alarm._asdict() for alarm in evidence.alarms],
+        )
+    ]
 
 
 def _tier_table(rows: list[Row]) -> list[Row]:

@@ -78,9 +78,12 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet file, or every `*.parquet` of a directory in name order, as one Arrow table."""
     files = table_files(path)
+    tables: list[pa.Table] = []
     for file in files:
-        _require_columns(file, pq.read_schema(file).names, columns or ())
-    return pa.concat_tables([pq.read_table(file, columns=list(columns) if columns else None) for file in files])
+        with pq.ParquetFile(file) as parquet:
+            _require_columns(file, parquet.schema_arrow.names, columns or ())
+            tables.append(parquet.read(columns=list(columns) if columns else None))
+    return pa.concat_tables(tables)
 
 
 def table_files(path: Path) -> list[Path]:

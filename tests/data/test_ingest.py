@@ -125,12 +125,18 @@ def test_ingest_is_deterministic(make_job: MakeJob) -> None:
 
 
 def test_document_ids_are_unique(make_job: MakeJob) -> None:
-    names = ("stdlib-code", "codeio-programs", "package-readmes")
-    sources = tuple(PackagedSource(name=name, documents=300) for name in names)
+    # the methods of a module share names, so its docstrings share a part
+    names = ("stdlib-code", "codeio-programs", "package-readmes", "docstrings-math")
+    sources = tuple(PackagedSource(name=name, documents=350) for name in names)
     job = make_job("ingest", IngestConfig(sources=sources))
     run(job)
     ids = [row["id"] for row in read_rows(job.work / "documents")]
     assert len(ids) == len(set(ids))
+
+
+def test_a_source_listed_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="stdlib-code twice"):
+        IngestConfig(sources=(PackagedSource(name="stdlib-code"), PackagedSource(name="stdlib-code", documents=5)))
 
 
 def test_every_registered_source_names_its_licence() -> None:

@@ -71,6 +71,17 @@ class IngestConfig(IdentityConfig):
     )
     seed: int = Field(11, ge=0, description="Which documents a budget keeps. ours")
 
+    @model_validator(mode="after")
+    def validate_sources(self) -> "IngestConfig":
+        """Refuse a source that is listed twice: its documents would have the same ids."""
+        keys = [source.path if isinstance(source, PathSource) else source.name for source in self.sources]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ValueError(
+                f"sources lists {', '.join(twice)} twice, so two documents would have one id. List each source once."
+            )
+        return self
+
 
 class QualityTaggingConfig(IdentityConfig):
     """Twenty 0-9 labels a document: annotators on a sample, distilled into one student (report section 2)."""
@@ -122,6 +133,12 @@ class RetrievalDedupConfig(IdentityConfig):
     tag_weight: float = Field(0.7, ge=0, le=1, description="Of the tag score; the rest is similarity. ours")
     hq_token_share: float = Field(0.52, gt=0, lt=1, description="6.5 T of the 12.5 T pool. paper")
     seed: int = Field(13, ge=0, description="Minhash permutation and LSA. ours")
+    dedup_mode: Literal["lsh", "exact"] = added_field(
+        "lsh", description="Candidates from minhash bands, or all pairs (recall 1.0, up to about 1 M documents). ours"
+    )
+    source_cap: float = added_field(
+        1.0, ge=0, le=1, description="Most of one source that near-duplicates may take; the rest stays. ours"
+    )
 
 
 class TokenizerConfig(IdentityConfig):

@@ -1,0 +1,186 @@
+"""Near-duplicate removal against datatrove, datasketch, rensa and Daft, on real documents with planted twins.
+
+    python benchmarks/dedup.py [--documents 120000] [--slow-documents 12000] [--runs 3] [--peers VENV/bin/python]
+
+Each side runs as a process of its own, imports included, on the same Parquet files, so what is compared is documents
+per CPU-second (user and system time of the process tree). Truth is every pair of documents with word 5-gram Jaccard of
+at least 0.8. Reported are: documents removed, those of them without any kept twin (lost), removal recall (removed
+documents that had to go, over those and the ones that an exact pass would still remove), and peak memory. The slow
+peers run on fewer documents, beside this project on the same ones; memory is shown at one and ten times a corpus.
+Exit status 1 when a goal of the project is missed.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from dedup_corpus import build, check_pairs, exact_pairs
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+SLOW = {"datatrove": 40.0, "datasketch": 20.0}
+FAST = {"rensa": 4.0, "daft": 3.0}
+"""Peer and how many times its documents per CPU-second are the goal."""
+
+console = Console(width=150)
+
+
+@dataclass(frozen=True)
+class Truth:
+    ids: list[str]
+    pairs: NDArray[np.int64]
+    quality: list[float]
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str
+    cpu_seconds: float
+    megabytes: float
+    kept: set[str]
+
+
+def measure(name: str, command: list[str], out: Path, runs: int) -> Run:
+    """Run a side several times and return the run of median CPU time."""
+    times: list[float] = []
+    for _ in range(runs):
+        for leftover in (out, out.with_suffix(".work")):
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        with out.with_suffix(".log").open("w") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(HERE.parent)}
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"{name} failed: {out.with_suffix('.log').read_text()[-2000:]}")
+        times.append(usage.ru_utime + usage.ru_stime)
+    return Run(name, statistics.median(times), usage.ru_maxrss / 1024, set(out.read_text().split()))
+
+
+def truth_of(corpus: Path, check: bool) -> Truth:
+    """Return every pair of twins in a corpus, computed once and kept beside it."""
+    tables = [pq.read_table(file) for file in sorted(corpus.glob("*.parquet"))]
+    ids = [name for table in tables for name in table["id"].to_pylist()]
+    quality = [value for table in tables for value in table["quality"].to_pylist()]
+    stored = corpus / "pairs.npy"
+    if not stored.exists():
+        pairs, sets = exact_pairs([text for table in tables for text in table["text"].to_pylist()])
+        if check:
+            check_pairs(pairs, sets)
+        np.save(stored, pairs)
+    return Truth(ids, np.load(stored), quality)
+
+
+def judge(run: Run, truth: Truth) -> dict[str, float]:
+    """Count what a run removed, what it lost, and what it left."""
+    kept = np.array([name in run.kept for name in truth.ids])
+    twin_kept = np.zeros(len(kept), bool)
+    for a, b in (truth.pairs.T, truth.pairs.T[::-1]):
+        twin_kept[a[kept[b]]] = True
+    removed = ~kept
+    valid = int((removed & twin_kept).sum())
+    left: set[int] = set()
+    for a, b in truth.pairs[kept[truth.pairs].all(axis=1)].tolist():
+        if a not in left and b not in left:
+            left.add(b)
+    return {
+        "removed": int(removed.sum()),
+        "lost": int((removed & ~twin_kept).sum()),
+        "recall": valid / max(1, valid + len(left)),
+    }
+
+
+def ours(mode: str, corpus: Path, out: Path) -> None:
+    """One run of this project as its own process: resume files and evidence included."""
+    from nanbeige_core.data.dedup.run import deduplicate
+    from nanbeige_core.data.dedup.settings import DedupSettings
+    from nanbeige_core.data.dedup.shards import Columns
+
+    shards = sorted(corpus.glob("*.parquet"))
+    columns = Columns(quality="quality")
+    result = deduplicate(shards, out.with_suffix(".work"), DedupSettings(mode=mode), columns=columns)
+    removed = result.removed_ids()
+    ids = (name for shard in shards for name in pq.read_table(shard, columns=["id"])["id"].to_pylist())
+    out.write_text("\n".join(name for name in ids if name not in removed) + "\n")
+    print(result)
+
+
+def compare(
+    corpus: Path, peers: dict[str, float], python: str, runs: int, modes: tuple[str, ...], peer_runs: int
+) -> bool:
+    """Measure both sides on one corpus, print the table, and tell whether every goal is reached."""
+    truth = truth_of(corpus, check=True)
+    script = str(HERE / "dedup.py")
+    measured = [
+        measure(
+            f"this project, {mode}", [sys.executable, script, "--side", mode, str(corpus)], corpus / f"{mode}.out", runs
+        )
+        for mode in modes
+    ]
+    measured += [
+        measure(
+            peer,
+            [python, str(HERE / "dedup_peers.py"), peer, str(corpus), str(corpus / f"{peer}.out")],
+            corpus / f"{peer}.out",
+            1 if peer in SLOW else peer_runs,
+        )
+        for peer in peers
+    ]
+    table = Table(title=f"{len(truth.ids):,} documents, {len(truth.pairs):,} pairs with Jaccard >= 0.8")
+    for column in ("", "CPU s", "documents/CPU s", "ours is faster by", "goal", "peak MB", "removed", "lost", "recall"):
+        table.add_column(column, justify="left" if not column else "right")
+    reached = True
+    for run in measured:
+        found = judge(run, truth)
+        ratio, goal = run.cpu_seconds / measured[0].cpu_seconds, peers.get(run.name)
+        exact = run.name.endswith("exact")
+        if goal:
+            reached &= ratio >= goal
+        else:
+            reached &= found["lost"] == 0 and found["recall"] >= (1.0 if exact else 0.985)
+        table.add_row(
+            run.name, f"{run.cpu_seconds:.1f}", f"{len(truth.ids) / run.cpu_seconds:,.0f}", f"{ratio:.1f}x",
+            f"{goal:.0f}x" if goal else "", f"{run.megabytes:,.0f}", f"{found['removed']:,}",
+            f"{found['lost']:,} ({found['lost'] / max(1, found['removed']):.0%})", f"{found['recall']:.4f}",
+        )  # fmt: skip
+    console.print(table)
+    return reached
+
+
+def main() -> None:
+    """Build the corpora, measure, and say whether the goals are reached."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--documents", type=int, default=120_000)
+    parser.add_argument("--slow-documents", type=int, default=12_000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--peer-runs", type=int, default=1, help="Runs of each fast peer; the slow ones run once.")
+    parser.add_argument("--peers", default="", help="Python of an environment with the peers; without it only ours.")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "nanbeige-dedup-benchmark")
+    parser.add_argument("--side", nargs=2, metavar=("MODE", "CORPUS"), help="One run of this project (internal).")
+    options = parser.parse_args()
+    if options.side:
+        mode, corpus = options.side[0], Path(options.side[1])
+        ours(mode, corpus, corpus / f"{mode}.out")
+        return
+    small, large = options.folder / str(options.slow_documents), options.folder / str(options.documents)
+    for folder, count, shards in ((small, options.slow_documents, 4), (large, options.documents, 8)):
+        if not (folder / f"{shards - 1:03d}.parquet").exists():
+            build(folder, count, shards)
+    fast, slow = (FAST, SLOW) if options.peers else ({}, {})
+    reached = compare(large, fast, options.peers, options.runs, ("lsh", "exact"), options.peer_runs)
+    reached &= compare(small, slow, options.peers, options.runs, ("lsh",), options.peer_runs)
+    sys.exit(0 if reached else 1)
+
+
+if __name__ == "__main__":
+    main()

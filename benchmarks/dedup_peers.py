@@ -1,0 +1,148 @@
+"""Peers of the duplicate finder, each as its documentation says: near-duplicates by word 5-grams, 14 bands of 8 rows.
+
+    python dedup_peers.py NAME CORPUS OUT
+
+Run by `benchmarks/dedup.py` with the Python of an environment that has the peers; writes the kept ids, one a line.
+Imports nothing of this project.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+WORD = re.compile(r"\w+")
+BANDS, ROWS, GRAM = 14, 8, 5
+
+
+def rows(corpus: Path) -> Iterator[tuple[str, str]]:
+    import pyarrow.parquet as pq
+
+    for file in sorted(corpus.glob("*.parquet")):
+        table = pq.read_table(file, columns=["id", "text"])
+        yield from zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)
+
+
+def grams(text: str) -> list[str]:
+    words = WORD.findall(text.lower())
+    return [" ".join(words[at : at + GRAM]) for at in range(len(words) - GRAM + 1)]
+
+
+class Components:
+    """Union-find over numbered documents; the lowest number of a component stays."""
+
+    def __init__(self, size: int) -> None:
+        self.parent = list(range(size))
+
+    def find(self, item: int) -> int:
+        while self.parent[item] != item:
+            self.parent[item] = self.parent[self.parent[item]]
+            item = self.parent[item]
+        return item
+
+    def join(self, first: int, second: int) -> None:
+        a, b = self.find(first), self.find(second)
+        if a != b:
+            self.parent[max(a, b)] = min(a, b)
+
+    def kept(self) -> list[int]:
+        return [item for item in range(len(self.parent)) if self.find(item) == item]
+
+
+def datasketch(corpus: Path, work: Path) -> Iterable[str]:
+    from datasketch import MinHash, MinHashLSH
+
+    del work
+    ids: list[str] = []
+    index = MinHashLSH(params=(BANDS, ROWS), num_perm=BANDS * ROWS)
+    signed = []
+    for name, text in rows(corpus):
+        signature = MinHash(num_perm=BANDS * ROWS)
+        signature.update_batch([gram.encode() for gram in grams(text)] or [text.encode()])
+        signed.append(signature)
+        ids.append(name)
+    components = Components(len(ids))
+    for number, signature in enumerate(signed):
+        for other in index.query(signature):
+            components.join(number, other)
+        index.insert(number, signature)
+    return [ids[number] for number in components.kept()]
+
+
+def rensa(corpus: Path, work: Path) -> Iterable[str]:
+    from rensa import RMinHash, RMinHashLSH
+
+    del work
+    ids: list[str] = []
+    index = RMinHashLSH(threshold=0.8, num_perm=BANDS * ROWS, num_bands=BANDS)
+    signed = []
+    for name, text in rows(corpus):
+        signature = RMinHash(num_perm=BANDS * ROWS, seed=1)
+        signature.update(grams(text) or [text])
+        index.insert(len(ids), signature)
+        signed.append(signature)
+        ids.append(name)
+    components = Components(len(ids))
+    for number, signature in enumerate(signed):
+        for other in index.query(signature):
+            components.join(number, other)
+    return [ids[number] for number in components.kept()]
+
+
+def daft(corpus: Path, work: Path) -> Iterable[str]:
+    import daft as engine
+    from daft import col
+
+    del work
+    frame = engine.read_parquet(str(corpus / "*.parquet")).select("id", "text").collect()
+    ids = frame.select("id").to_pydict()["id"]
+    number = {name: at for at, name in enumerate(ids)}
+    text = col("text").normalize(remove_punct=True, lowercase=True, nfd_unicode=True, white_space=True)
+    signed = frame.select("id", text.minhash(num_hashes=BANDS * ROWS, ngram_size=GRAM, seed=1).alias("signature"))
+    components = Components(len(ids))
+    words = engine.DataType.list(engine.DataType.uint32())
+    signed = signed.with_column("signature", col("signature").cast(words)).collect()
+    for band in range(BANDS):
+        key = col("signature").slice(band * ROWS, (band + 1) * ROWS).hash().alias("key")
+        grouped = signed.select("id", key).groupby("key").agg(col("id").list_agg())
+        for group in grouped.to_pydict()["id"]:
+            for other in group[1:]:
+                components.join(number[group[0]], number[other])
+    return [ids[at] for at in components.kept()]
+
+
+def datatrove(corpus: Path, work: Path) -> Iterable[str]:
+    import pyarrow.parquet as pq
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.dedup import (
+        MinhashDedupBuckets,
+        MinhashDedupCluster,
+        MinhashDedupFilter,
+        MinhashDedupSignature,
+    )
+    from datatrove.pipeline.dedup.minhash import MinhashConfig
+    from datatrove.pipeline.readers import ParquetReader
+    from datatrove.pipeline.writers import ParquetWriter
+
+    config = MinhashConfig(n_grams=GRAM, num_buckets=BANDS, hashes_per_bucket=ROWS)
+    tasks = len(list(corpus.glob("*.parquet")))
+    reader = ParquetReader(str(corpus), text_key="text", id_key="id")
+    stages = [
+        (tasks, [reader, MinhashDedupSignature(str(work / "sign"), config=config)]),
+        (BANDS, [MinhashDedupBuckets(str(work / "sign"), str(work / "buckets"), config=config)]),
+        (1, [MinhashDedupCluster(str(work / "buckets"), str(work / "remove"), config=config)]),
+        (tasks, [reader, MinhashDedupFilter(str(work / "remove")), ParquetWriter(str(work / "kept"))]),
+    ]
+    for number, (count, pipeline) in enumerate(stages):
+        LocalPipelineExecutor(pipeline, tasks=count, workers=2, logging_dir=str(work / f"log{number}")).run()
+    for file in (work / "kept").glob("*.parquet"):
+        yield from pq.read_table(file, columns=["id"])["id"].to_pylist()
+
+
+PEERS = {peer.__name__: peer for peer in (datatrove, datasketch, rensa, daft)}
+
+if __name__ == "__main__":
+    name, corpus, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    work = out.with_suffix(".work")
+    work.mkdir(parents=True, exist_ok=True)
+    out.write_text("\n".join(PEERS[name](corpus, work)) + "\n")

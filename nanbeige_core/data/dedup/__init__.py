@@ -1,0 +1,1 @@
+"""Near-duplicate removal: keys propose, exact Jaccard decides, the best document stays. See `run.deduplicate`."""
