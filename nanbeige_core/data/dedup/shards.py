@@ -1,5 +1,6 @@
 """Documents as Arrow batches out of Parquet or JSONL shards, in bounded memory."""
 
+import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nanbeige_core.data.tables import TableError
+
+pc: Any = importlib.import_module("pyarrow.compute")  # its functions are made at import: no types
 
 BATCH_ROWS = 2048
 

@@ -1,11 +1,12 @@
 """Second pass: read the shingle sets of candidates alone, and decide by exact Jaccard, component by component."""
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numba import njit
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from nanbeige_core.data.dedup.shards import choose, number_column, read_batches,
 from nanbeige_core.data.dedup.signatures import ShardTask, write_array
 from nanbeige_core.data.executors import Result
 from nanbeige_core.data.tables import read_rows, read_table
+
+pc: Any = importlib.import_module("pyarrow.compute")  # its functions are made at import: no types
 
 # Shapes: D candidates of one verifier in order of merit, S their shingles end to end.
 
