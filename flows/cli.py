@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from flows.commands import adopt as adopt_module
 from flows.commands import diff as diff_module
-from flows.commands import doctor, keep, price, reference, report, rescore, sweep
+from flows.commands import doctor, keep, parity, price, reference, report, rescore, sweep
 from flows.commands import trace as trace_module
 from flows.commands import verify as verify_module
 from flows.commands.inspection import print_inspection, write_inspection
@@ -61,6 +61,7 @@ trace_module.register(app)
 diff_module.register(app)
 adopt_module.register(app)
 sweep.register(app)
+parity.register(app)
 
 
 @app.command()

@@ -87,7 +87,12 @@ class Runtime(BaseModel):
     threads: int = Field(default=1, ge=1, description="Intra-op threads of each rank.")
     tensor_parallel: int = Field(default=1, ge=1)
     pipeline_parallel: int = Field(default=1, ge=1)
+    virtual_pipeline: int = Field(
+        default=1, ge=1, description="Parts of the model on each pipeline rank; above 1 the schedule is interleaved."
+    )
     sequence_parallel: bool = False
+    context_parallel: int = Field(default=1, ge=1, description="Ranks that share one sequence; refused above 1.")
+    recompute: bool = Field(False, description="Keep no activations inside layers; compute them again backward.")
     micro_batch_size: int = Field(8, ge=1, description="Sequences per forward pass and rank.")
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
     verifier_url: str = Field(default="", description="Where a stage's verifier_agent is served, ending in /v1.")

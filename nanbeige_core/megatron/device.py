@@ -136,6 +136,6 @@ def differences() -> list[dict[str, str]]:
         ("torch seen by Megatron", "proxied: cuda names answer for the CPU", "the real one", "cpu_shim"),
         ("random generator", "the CPU generator", "the CUDA generator", "dropout is 0 in this recipe"),
         ("usual parameter type", "float32", "bfloat16 with float32 main weights", "ModelConfig.dtype"),
-        ("fp8, fp4, CUDA graphs, context parallelism", "refused", "available", "need Transformer Engine"),
+        ("fp8, fp4, CUDA graphs", "not there", "Transformer Engine's, unused by this recipe", "no switch in Runtime"),
     ]
     return [{"what": what, "cpu": cpu, "cuda": cuda, "note": note} for what, cpu, cuda, note in rows]

@@ -50,6 +50,10 @@ def transformer_config(model: ModelConfig, runtime: Runtime) -> Any:
         embedding_init_method=_leave,
         tensor_model_parallel_size=runtime.tensor_parallel,
         pipeline_model_parallel_size=runtime.pipeline_parallel,
+        virtual_pipeline_model_parallel_size=runtime.virtual_pipeline if runtime.virtual_pipeline > 1 else None,
+        # between two ranks a batch of sends and receives cannot tell the next part's from the previous part's
+        overlap_p2p_comm=runtime.virtual_pipeline > 1,
+        batch_p2p_comm=runtime.virtual_pipeline == 1,
         sequence_parallel=runtime.sequence_parallel,
         variable_seq_lengths=runtime.pipeline_parallel > 1,  # micro-batches of one step may differ in shape
         moe_token_dispatcher_type="alltoall",  # no experts here; the default refuses variable lengths
@@ -57,32 +61,82 @@ def transformer_config(model: ModelConfig, runtime: Runtime) -> Any:
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=model.dtype == "bfloat16",
+        recompute_granularity="full" if runtime.recompute else None,
+        recompute_method="uniform" if runtime.recompute else None,
+        recompute_num_layers=1 if runtime.recompute else None,
         **device.config_flags(),
     )
+
+
+class Chunks:
+    """This rank's parts of one model: one, or several where the pipeline is interleaved."""
+
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts = parts
+
+    @property
+    def module(self) -> "Chunks":
+        """Return the parts without the wrapper around each."""
+        return Chunks([part.module for part in self.parts])
+
+    def sharded_state_dict(self) -> dict[str, Any]:
+        """Return Megatron's sharded weights; their keys are the whole model's, whatever part holds them."""
+        if len(self.parts) == 1:
+            return self.parts[0].sharded_state_dict()
+        return {f"chunk{number}": part.sharded_state_dict() for number, part in enumerate(self.parts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what was loaded into `sharded_state_dict`."""
+        if len(self.parts) == 1:
+            self.parts[0].load_state_dict(state)
+            return
+        for number, part in enumerate(self.parts):
+            part.load_state_dict(state[f"chunk{number}"])
+
+
+def build_chunks(model: ModelConfig, *, vocab_size: int, runtime: Runtime) -> Chunks:
+    """Build this rank's part of the model, or its parts under `runtime.virtual_pipeline`, weights uninitialised.
+
+    Needs `parallel.initialize`. Raises parallel.LayoutError when the model does not divide by the layout.
+    """
+    parallel.validate_layout(model, runtime, world_size=torch.distributed.get_world_size())
+    config = transformer_config(model, runtime)
+    numbers = range(runtime.virtual_pipeline) if runtime.virtual_pipeline > 1 else [None]
+    return Chunks([_build(config, model, vocab_size, runtime, chunk=number) for number in numbers])
 
 
 def build_model(model: ModelConfig, *, vocab_size: int, runtime: Runtime) -> Any:
     """Return this rank's part of the model, its weights still uninitialised.
 
-    Needs `parallel.initialize`. Raises parallel.LayoutError when the model does not divide by the layout.
+    Needs `parallel.initialize`. Raises parallel.LayoutError when the model does not divide by the layout, or would
+    lie in several parts.
     """
+    chunks = build_chunks(model, vocab_size=vocab_size, runtime=runtime)
+    if len(chunks.parts) > 1:
+        raise parallel.LayoutError(
+            f"runtime.virtual_pipeline is {runtime.virtual_pipeline}, 1 was expected: only training stages interleave "
+            "the pipeline. Leave it out here; checkpoints load in any layout."
+        )
+    return chunks.parts[0]
+
+
+def _build(config: Any, model: ModelConfig, vocab_size: int, runtime: Runtime, *, chunk: int | None) -> Any:
     from megatron.core.models.gpt.gpt_model import GPTModel
     from megatron.core.transformer.module import Float16Module
 
-    parallel.validate_layout(model, runtime, world_size=torch.distributed.get_world_size())
-    config = transformer_config(model, runtime)
     stage = torch.distributed.get_rank(parallel.pipeline_group())
     gpt = GPTModel(
         config=config,
-        transformer_layer_spec=device.layer_spec(config),
+        transformer_layer_spec=device.layer_spec(config, vp_stage=chunk),
         vocab_size=padded_vocab_size(vocab_size),
         max_sequence_length=model.max_positions,
-        pre_process=stage == 0,
-        post_process=stage == runtime.pipeline_parallel - 1,
+        pre_process=stage == 0 and not chunk,
+        post_process=stage == runtime.pipeline_parallel - 1 and chunk in (None, runtime.virtual_pipeline - 1),
         share_embeddings_and_output_weights=model.tied_embeddings,
         position_embedding_type="rope",
         rotary_base=model.rope_theta,  # type: ignore[arg-type]  # Megatron annotates int; a float is what it needs
         parallel_output=True,
+        vp_stage=chunk,
     ).to(device.device())
     return Float16Module(config, gpt) if model.dtype == "bfloat16" else gpt
 
@@ -151,7 +205,7 @@ def forward_logits(model: Any, batch: Batch) -> Tensor:
         None,
         packed_seq_params=_packed_params(batch.segment_ids_BS),
     )
-    return output.reshape(*batch.tokens_BS.shape, -1) if parallel.is_last_stage() else output
+    return output.reshape(*batch.tokens_BS.shape, -1) if _unwrapped(model).post_process else output
 
 
 def forward_hidden(model: Any, batch: Batch) -> HiddenOutput:
@@ -160,13 +214,17 @@ def forward_hidden(model: Any, batch: Batch) -> HiddenOutput:
     Returns hidden states [B, S, H], gathered under sequence parallelism, and this rank's rows of the output matrix.
     Backward: the hidden states' gradient is summed (or reduce-scattered) over tensor-parallel ranks.
     """
-    gpt = model
-    while hasattr(gpt, "module"):
-        gpt = gpt.module
+    gpt = _unwrapped(model)
     with _output_layer_skipped(gpt):
         hidden_BSH = forward_logits(model, batch)
     shared = gpt.share_embeddings_and_output_weights
     return HiddenOutput(hidden_BSH, gpt.shared_embedding_or_output_weight() if shared else gpt.output_layer.weight)
+
+
+def _unwrapped(model: Any) -> Any:
+    while hasattr(model, "module"):
+        model = model.module
+    return model
 
 
 @contextmanager

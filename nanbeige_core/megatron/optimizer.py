@@ -1,9 +1,10 @@
-"""Megatron's DistributedDataParallel and distributed AdamW around one model."""
+"""Megatron's DistributedDataParallel and distributed AdamW around a model's parts on this rank."""
 
 from typing import Any, NamedTuple
 
 import torch
 
+from nanbeige_core.megatron.model import Chunks
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.recipe.configs.base import ModelConfig, OptimizerConfig
 
@@ -12,14 +13,14 @@ UNDECAYED = ("*word_embeddings.weight", "*layernorm.weight", "*layer_norm_weight
 
 
 class Trainable(NamedTuple):
-    """A model wrapped for gradient reduction, and its optimizer."""
+    """A model whose parts are wrapped for gradient reduction, and its optimizer."""
 
-    model: Any
+    model: Chunks
     optimizer: Any
 
 
-def build_optimizer(module: Any, model: ModelConfig, config: OptimizerConfig, schedule: LrSchedule) -> Trainable:
-    """Wrap `module` in Megatron's DDP, summing gradients, and give it the distributed optimizer.
+def build_optimizer(chunks: Chunks, model: ModelConfig, config: OptimizerConfig, schedule: LrSchedule) -> Trainable:
+    """Wrap each part in Megatron's DDP, summing gradients, and give it the distributed optimizer.
 
     The distributed optimizer is used at one data-parallel rank too, so that its state can be loaded at any number.
     """
@@ -32,11 +33,15 @@ def build_optimizer(module: Any, model: ModelConfig, config: OptimizerConfig, sc
     from megatron.core.optimizer import ParamKey, get_megatron_optimizer
 
     with torch.enable_grad():  # DDP finds each weight's gradient accumulator through a graph
-        wrapped = DistributedDataParallel(
-            module.config,
-            DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True),
-            module,
-        )
+        wrapped = [
+            DistributedDataParallel(
+                part.config,
+                DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True),
+                part,
+            )
+            for part in chunks.parts
+        ]
+    shared = chunks.parts[0].config
     names = UNDECAYED + (("*output_layer.weight",) if model.tied_embeddings else ())
     built = get_megatron_optimizer(
         MegatronOptimizerConfig(
@@ -49,11 +54,11 @@ def build_optimizer(module: Any, model: ModelConfig, config: OptimizerConfig, sc
             adam_eps=config.epsilon,
             clip_grad=config.clip_norm,
             bf16=model.dtype == "bfloat16",
-            params_dtype=module.config.params_dtype,
+            params_dtype=shared.params_dtype,
             use_distributed_optimizer=True,
         ),
-        [wrapped],
+        wrapped,  # type: ignore[arg-type]
         config_overrides={ParamKey(name=names): {"wd_mult": 0.0}},  # type: ignore[arg-type,dict-item]
     )
-    module.config.finalize_model_grads_func = finalize_model_grads
-    return Trainable(wrapped, built)
+    shared.finalize_model_grads_func = finalize_model_grads
+    return Trainable(Chunks(wrapped), built)

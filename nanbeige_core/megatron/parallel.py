@@ -14,36 +14,9 @@ from torch._C._distributed_c10d import FileStore
 
 from nanbeige_core.contract import Runtime
 from nanbeige_core.megatron import device
-from nanbeige_core.recipe.configs.base import ModelConfig
+from nanbeige_core.recipe.layout import LayoutError, require_divisor, validate_layout
 
-
-class LayoutError(ValueError):
-    """Report a parallel layout that the model or the number of ranks does not allow."""
-
-
-def _divides(part: int, whole: int, what: str, knob: str) -> None:
-    if whole % part:
-        raise LayoutError(
-            f"runtime.{knob} is {part}, {what} is {whole}: {part} must divide {whole}. "
-            f"Choose a runtime.{knob} that divides it."
-        )
-
-
-def validate_layout(model: ModelConfig, runtime: Runtime, *, world_size: int) -> None:
-    """Raise LayoutError unless heads, widths and layers of `model` and the ranks divide by the layout."""
-    tp, pp = runtime.tensor_parallel, runtime.pipeline_parallel
-    _divides(tp * pp, world_size, "the number of ranks", "tensor_parallel * runtime.pipeline_parallel")
-    _divides(tp, model.query_heads, "model.query_heads", "tensor_parallel")
-    _divides(tp, model.kv_heads, "model.kv_heads", "tensor_parallel")
-    _divides(tp, model.ffn_size, "model.ffn_size", "tensor_parallel")
-    _divides(pp, model.layers, "model.layers", "pipeline_parallel")
-    if model.query_heads % model.kv_heads:
-        raise LayoutError(
-            f"model.query_heads {model.query_heads} is not a multiple of model.kv_heads {model.kv_heads}: "
-            "grouped-query attention shares each key/value head among equally many query heads."
-        )
-    if runtime.sequence_parallel and tp == 1:
-        raise LayoutError("runtime.sequence_parallel needs runtime.tensor_parallel > 1: it splits what tp replicates")
+__all__ = ["LayoutError", "validate_layout"]
 
 
 def ensure_process_group() -> None:
@@ -66,24 +39,26 @@ def initialize(runtime: Runtime, *, seed: int) -> None:
 
     torch.set_num_threads(runtime.threads)
     ensure_process_group()
-    wanted = (runtime.tensor_parallel, runtime.pipeline_parallel)
+    wanted = (runtime.tensor_parallel, runtime.pipeline_parallel, runtime.virtual_pipeline)
     if parallel_state.model_parallel_is_initialized():
         found = (
             parallel_state.get_tensor_model_parallel_world_size(),
             parallel_state.get_pipeline_model_parallel_world_size(),
+            parallel_state.get_virtual_pipeline_model_parallel_world_size() or 1,
         )
         if found != wanted:
             raise LayoutError(
-                f"this process is set up for (tensor, pipeline) parallel {found}, {wanted} was asked for: one process "
-                "has one layout. Call parallel.reset() after the last use of the first model."
+                f"this process is set up for (tensor, pipeline, virtual pipeline) {found}, {wanted} was asked for: one "
+                "process has one layout. Call parallel.reset() after the last use of the first model."
             )
     else:
-        _divides(
+        require_divisor(
             wanted[0] * wanted[1], dist.get_world_size(), "the number of ranks", "tensor_parallel * pipeline_parallel"
         )
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=wanted[0],
             pipeline_model_parallel_size=wanted[1],
+            virtual_pipeline_model_parallel_size=wanted[2] if wanted[2] > 1 else None,
         )
     tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
 

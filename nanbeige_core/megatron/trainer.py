@@ -22,7 +22,7 @@ from nanbeige_core.contract import Job, Runtime
 from nanbeige_core.megatron import convert, device, parallel, resume, weights
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.chunked_head import HiddenLoss
-from nanbeige_core.megatron.model import build_model, forward_hidden, forward_logits, initialize_weights
+from nanbeige_core.megatron.model import build_chunks, forward_hidden, forward_logits, initialize_weights
 from nanbeige_core.megatron.optimizer import build_optimizer
 from nanbeige_core.megatron.schedule import LrSchedule, attach_schedule
 from nanbeige_core.megatron.step_metrics import StepMetrics
@@ -73,9 +73,9 @@ class Trainer:
         self.step = 0
         self.samples = 0
         self.tokens = 0
-        module = build_model(model, vocab_size=vocab_size, runtime=runtime)
-        initialize_weights(module, model, seed=seed)
-        built = build_optimizer(module, model, optimizer, schedule)
+        chunks = build_chunks(model, vocab_size=vocab_size, runtime=runtime)
+        initialize_weights(chunks, model, seed=seed)
+        built = build_optimizer(chunks, model, optimizer, schedule)
         self.model, self.optimizer = built.model, built.optimizer
         self.scheduler = attach_schedule(self.optimizer, schedule, weight_decay=optimizer.weight_decay)
         self.metrics: StepMetrics | None = None
@@ -121,8 +121,9 @@ class Trainer:
         the gradient norm is not finite.
         """
         started = time.perf_counter()
-        self.model.train()
-        self.model.zero_grad_buffer()
+        for part in self.model.parts:
+            part.train()
+            part.zero_grad_buffer()
         self.optimizer.zero_grad()
         stored = self._run_schedule(micro_batches, self._loss_step(loss), forward_only=False)
         totals = self._sum_everywhere(stored, micro_batches)
@@ -270,19 +271,35 @@ class Trainer:
 
         if not micro_batches:
             raise ValueError("no micro-batches: every data-parallel rank needs at least one in a step")
+        parts = self.model.parts
         if forward_only:
-            self.model.eval()
-        rows, width = micro_batches[0].tokens_BS.shape
+            for part in parts:
+                part.eval()
+        batches = self._whole_groups(micro_batches, forward_only=forward_only)
+        rows, width = batches[0].tokens_BS.shape
+        iterators = [iter(batches) for _ in parts]
         with torch.set_grad_enabled(not forward_only):
-            return get_forward_backward_func()(
+            stored = get_forward_backward_func()(
                 forward_step_func=step,
-                data_iterator=iter(micro_batches),
-                model=[self.model],
-                num_microbatches=len(micro_batches),
+                data_iterator=iterators if len(parts) > 1 else iterators[0],
+                model=parts,
+                num_microbatches=len(batches),
                 seq_length=width,
                 micro_batch_size=rows,
                 forward_only=forward_only,
             )
+        return stored[: len(micro_batches)]
+
+    def _whole_groups(self, micro_batches: Sequence[Batch], *, forward_only: bool) -> list[Batch]:
+        """Return micro-batches the interleaved schedule takes; a forward pass repeats the last one to fill a group."""
+        ranks = self.runtime.pipeline_parallel
+        missing = -len(micro_batches) % ranks if len(self.model.parts) > 1 else 0
+        if missing and not forward_only:
+            raise ValueError(
+                f"a step has {len(micro_batches)} micro-batches on each data-parallel rank, runtime.virtual_pipeline "
+                f"needs a multiple of pipeline_parallel {ranks}: choose another runtime.micro_batch_size."
+            )
+        return [*micro_batches, *[micro_batches[-1]] * missing]
 
     def _sum_everywhere(self, stored: list[dict[str, Tensor]], micro_batches: Sequence[Batch]) -> dict[str, float]:
         """Sum over micro-batches and data-parallel ranks; one all-reduce, and one broadcast along the pipeline."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from nanbeige_core.contract import Runtime
 from nanbeige_core.errors import RecipeError, nearest
 from nanbeige_core.recipe.configs.base import IdentityConfig
+from nanbeige_core.recipe.consistency import check_layouts, check_tokenizers
 from nanbeige_core.recipe.measures import known_measures, require_measure
 from nanbeige_core.recipe.overrides import apply_overrides, touched_stages
 from nanbeige_core.recipe.schedules import check_schedules
@@ -116,7 +117,10 @@ class RecipeSource:
         stages = self._stages(tree)
         ordered = _ordered(stages, self.path)
         recipe = Recipe(self.file, self.path, profile, tuple(overrides), {name: stages[name] for name in ordered})
-        return _without_unread(recipe)
+        kept = _without_unread(recipe)
+        check_layouts(kept.stages, self.path)
+        check_tokenizers(kept.stages, self.path)
+        return kept
 
     def check_sweeps(self) -> None:
         """Raise RecipeError for a sweep whose profile, overrides, seed fields or measure do not exist."""

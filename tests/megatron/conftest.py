@@ -22,6 +22,9 @@ LAYOUTS = [
     parity.Layout(2, tp=2),
     parity.Layout(2, pp=2),
     parity.Layout(4, tp=2, pp=2, sp=True),
+    parity.Layout(2, pp=2, vp=2),
+    parity.Layout(1, recompute=True),
+    parity.Layout(4, tp=2, pp=2, vp=2, sp=True, recompute=True),
 ]
 
 

@@ -40,7 +40,9 @@ def test_transformers_computes_megatrons_logits(open_trainer: Open) -> None:
     config = hf_config(parity.MODEL.model_dump() | {"vocab_size": parity.VOCABULARY})
     theirs = LlamaForCausalLM(config).eval()
     theirs.load_state_dict(trainer.hf_state_dict())
-    ours = forward_logits(trainer.model, Batch(tokens, tokens, torch.ones(tokens.shape)))[..., : parity.VOCABULARY]
+    ours = forward_logits(trainer.model.parts[0], Batch(tokens, tokens, torch.ones(tokens.shape)))[
+        ..., : parity.VOCABULARY
+    ]
     torch.testing.assert_close(theirs(tokens).logits, ours, rtol=1e-5, atol=1e-5)
 
 
@@ -55,7 +57,7 @@ def test_a_live_models_weights_equal_its_checkpoints(open_trainer: Open, tmp_pat
 def test_imported_weights_are_the_exported_ones(open_trainer: Open) -> None:
     source, target = open_trainer(), open_trainer(seed=8)
     state = source.hf_state_dict()
-    copy_into_model(target.model.module, hf_to_megatron(state, parity.MODEL, padded_vocab_size=PADDED))
+    copy_into_model(target.model.parts[0].module, hf_to_megatron(state, parity.MODEL, padded_vocab_size=PADDED))
     assert all(torch.equal(state[name], weight) for name, weight in target.hf_state_dict().items())
 
 

@@ -55,6 +55,6 @@ def test_weight_decay_spares_norms_and_embeddings(open_trainer: Callable[..., Tr
     decayed: dict[bool, int] = {True: 0, False: 0}
     for group in trainer.optimizer.param_groups:
         decayed[group["weight_decay"] > 0] += sum(parameter.numel() for parameter in group["params"])
-    named = dict(trainer.model.module.named_parameters())
+    named = dict(trainer.model.parts[0].module.named_parameters())
     spared = sum(p.numel() for name, p in named.items() if p.dim() == 1 or "word_embeddings" in name)
     assert decayed == {True: sum(p.numel() for p in named.values()) - spared, False: spared}

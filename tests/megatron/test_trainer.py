@@ -32,7 +32,7 @@ def test_the_loss_does_not_depend_on_the_micro_batch_size(open_trainer: Open) ->
 
 @torch.no_grad()
 def logits_of(trainer: Trainer, batch: Batch) -> Tensor:
-    return forward_logits(trainer.model, batch)
+    return forward_logits(trainer.model.parts[0], batch)
 
 
 def test_changing_one_segment_leaves_the_logits_of_others_bit_identical(open_trainer: Open) -> None:

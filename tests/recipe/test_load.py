@@ -216,12 +216,35 @@ def test_an_input_that_cannot_be_read_is_refused(override: str, words: str) -> N
         load_recipe(RECIPE_FILE, profile="laptop", overrides=[override])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["dpd.in.teacher=foreign_teacher"],
+            "reads tokenizer foreign_tokenizer, the student .* tokenizer: token-level KL",
+        ),
+        (["dpd.in.teacher=foreign_teacher", "dpd.cross_tokenizer=uld"], "teacher_tokenizer is missing"),
+        (["overall_sft.runtime.tensor_parallel=3"], r"stages.overall_sft: .*query_heads is 4: 3 must divide 4"),
+        (["fgwsd_decay.runtime.pipeline_parallel=8"], r"stages.fgwsd_decay: .*model.layers is 4: 8 must divide 4"),
+        (["teacher.runtime.virtual_pipeline=2"], "needs runtime.pipeline_parallel > 1"),
+        (["teacher.runtime.context_parallel=2"], "ring attention, which has no CPU path"),
+    ],
+)
+def test_what_stages_together_get_wrong_is_refused_before_anything_runs(overrides: list[str], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(RECIPE_FILE, profile="laptop", overrides=overrides)
+
+
 def test_a_stage_for_an_arm_is_there_when_something_reads_it() -> None:
     plain = load_recipe(RECIPE_FILE, profile="laptop")
     arm = load_recipe(
         RECIPE_FILE,
         profile="laptop",
-        overrides=["dpd.in.teacher=foreign_teacher", "dpd.in.teacher_tokenizer=foreign_tokenizer"],
+        overrides=[
+            "dpd.in.teacher=foreign_teacher",
+            "dpd.in.teacher_tokenizer=foreign_tokenizer",
+            "dpd.cross_tokenizer=gold",
+        ],
     )
     assert set(arm.stages) - set(plain.stages) == {"foreign_tokenizer", "foreign_mixture", "foreign_teacher"}
     assert {"foreign_teacher", "foreign_mixture"} <= arm.ancestors("dpd")

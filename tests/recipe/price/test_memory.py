@@ -99,7 +99,7 @@ def _kept_bytes(trainer: Trainer, length: int) -> int:
 
     tokens = torch.randint(0, 128, (2, length))
     batch = Batch(tokens, tokens, torch.ones(tokens.shape))
-    weights = {weight.untyped_storage().data_ptr() for weight in trainer.model.parameters()}
+    weights = {weight.untyped_storage().data_ptr() for weight in trainer.model.parts[0].parameters()}
     found: dict[int, int] = {}
     alive: list[torch.Tensor] = []
 
@@ -111,7 +111,7 @@ def _kept_bytes(trainer: Trainer, length: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        logits = forward_logits(trainer.model, batch)
+        logits = forward_logits(trainer.model.parts[0], batch)
         make_cross_entropy(1.0)(logits, batch)
     return sum(found.values())
 

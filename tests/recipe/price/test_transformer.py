@@ -46,7 +46,7 @@ def counted(run: Callable[[], object]) -> tuple[float, float]:
 
 
 def test_parameters_are_those_megatron_builds(trainer: Trainer, decoder: Decoder) -> None:
-    assert decoder.parameters == sum(weight.numel() for weight in trainer.model.module.parameters())
+    assert decoder.parameters == sum(weight.numel() for weight in trainer.model.parts[0].module.parameters())
 
 
 def test_the_report_s_model_has_the_parameters_its_card_states() -> None:

@@ -1,0 +1,68 @@
+"""What only several stages together can get wrong, and the recipe alone can say: before anything runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nanbeige_core.artifacts.kinds import Kind
+from nanbeige_core.errors import RecipeError
+from nanbeige_core.recipe.configs.base import ModelConfig
+from nanbeige_core.recipe.configs.distill import DpdConfig
+from nanbeige_core.recipe.layout import LayoutError, validate_layout
+
+if TYPE_CHECKING:
+    from nanbeige_core.recipe.load import Stage
+
+
+def check_layouts(stages: "Mapping[str, Stage]", path: Path) -> None:
+    """Raise RecipeError for a stage whose parallel layout does not divide the model it works on.
+
+    The model is the stage's own, or that of the checkpoint it reads; an adopted checkpoint's is not known here.
+    """
+    models: dict[str, ModelConfig] = {}
+    for name, stage in stages.items():
+        own = getattr(stage.config, "model", None)
+        model = own if isinstance(own, ModelConfig) else models.get(stage.inputs.get("checkpoint", ""))
+        if model is None:
+            continue
+        models[name] = model
+        try:
+            # how many ranks there are, several machines may decide
+            ranks = stage.runtime.tensor_parallel * stage.runtime.pipeline_parallel
+            validate_layout(model, stage.runtime, world_size=ranks)
+        except LayoutError as error:
+            raise RecipeError(f"{path}: stages.{name}: {error}") from error
+
+
+def check_tokenizers(stages: "Mapping[str, Stage]", path: Path) -> None:
+    """Raise RecipeError where DPD compares token distributions over two vocabularies without being told to."""
+    for name, stage in stages.items():
+        if not isinstance(stage.config, DpdConfig) or "teacher" not in stage.inputs:
+            continue
+        student, teacher = (tokenizer_of(stages, stage.inputs[model]) for model in ("checkpoint", "teacher"))
+        if student is None or teacher is None or student == teacher:
+            continue
+        place = f"{path}: stages.{name}"
+        if stage.config.cross_tokenizer == "refuse":
+            raise RecipeError(
+                f"{place}: the teacher ({stage.inputs['teacher']}) reads tokenizer {teacher}, the student "
+                f"({stage.inputs['checkpoint']}) {student}: token-level KL needs one tokenizer. Choose a teacher made "
+                f"with {student}, or set {name}.cross_tokenizer to gold or uld and {name}.in.teacher_tokenizer to "
+                f"{teacher}."
+            )
+        if stage.inputs.get("teacher_tokenizer") != teacher:
+            raise RecipeError(
+                f"{place}.in.teacher_tokenizer is {stage.inputs.get('teacher_tokenizer', 'missing')}, the teacher "
+                f"({stage.inputs['teacher']}) reads {teacher}: it must be given its own tokens."
+            )
+
+
+def tokenizer_of(stages: "Mapping[str, Stage]", name: str) -> str | None:
+    """Return the stage that made the tokenizer a stage's output is written with; None behind an adopted artifact."""
+    if name not in stages:
+        return None
+    if stages[name].spec.produces == Kind.TOKENIZER:
+        return name
+    inputs = stages[name].inputs
+    found = next((inputs[key] for key in ("tokenizer", "mixture", "checkpoint") if key in inputs), None)
+    return None if found is None else tokenizer_of(stages, found)
