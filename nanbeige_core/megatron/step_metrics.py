@@ -59,9 +59,9 @@ class StepMetrics:
         self.peak = peak_flops() * world_size() if writers else float("nan")
 
     @classmethod
-    def open(cls, job: Job, model: ModelConfig, vocab_size: int) -> "StepMetrics":
+    def open(cls, job: Job, model: ModelConfig, vocab_size: int, *, part: str = "") -> "StepMetrics":
         """Open the job's sinks under `<stage>/<work directory>`, so that a resumed stage goes on in the same run."""
-        name = str(Path(job.stage) / job.work.name)
+        name = str(Path(job.stage) / job.work.name / part)
         writers = open_writers(job.runtime.metrics, directory=job.cache, name=name) if rank() == 0 else []
         return cls(writers, model, vocab_size)
 

@@ -49,7 +49,7 @@ def run(job: Job) -> Outcome:
 
 def pretrain(job: Job, config: TeacherConfig, mixture: Mixture) -> tuple[History, Gain]:
     """Train on the token-weighted mean of the four blends under one WSD schedule; weights go to scratch."""
-    trainer = _open(job, config, mixture, _wsd(config, _pretraining_steps(config)))
+    trainer = _open(job, config, mixture, _wsd(config, _pretraining_steps(config)), part="pretrain")
     held_out = read_held_out(
         mixture,
         sequence_length=config.sequence_length,
@@ -86,7 +86,7 @@ def tune(job: Job, config: TeacherConfig, mixture: Mixture) -> Tuned:
         warmup=int(config.sft_warmup_fraction * len(steps)),
         shape="cosine",
     )
-    trainer = _open(job, config, mixture, schedule)
+    trainer = _open(job, config, mixture, schedule, part="sft")
     trainer.load_weights(job.scratch / "pretrained" / "weights")
     before = _row_losses(job, config, trainer, validation)
     history = _sft_steps(_part(job, "sft", 0.7, 1.0), config, trainer, train, steps)
@@ -108,7 +108,7 @@ def _renamed(gain: Gain) -> Gain:
     return gain.model_copy(update={"metric": "SFT validation loss"})
 
 
-def _open(job: Job, config: TeacherConfig, mixture: Mixture, schedule: LrSchedule) -> Trainer:
+def _open(job: Job, config: TeacherConfig, mixture: Mixture, schedule: LrSchedule, *, part: str) -> Trainer:
     window = max(config.sequence_length, config.sft_sequence_length)
     trainer = Trainer.open(
         model=config.model.model_copy(update={"max_positions": window}),
@@ -118,7 +118,7 @@ def _open(job: Job, config: TeacherConfig, mixture: Mixture, schedule: LrSchedul
         runtime=job.runtime,
         seed=config.seed,
     )
-    trainer.record_steps(job)
+    trainer.record_steps(job, part=part)
     return trainer
 
 

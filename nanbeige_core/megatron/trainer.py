@@ -80,9 +80,12 @@ class Trainer:
         self.scheduler = attach_schedule(self.optimizer, schedule, weight_decay=optimizer.weight_decay)
         self.metrics: StepMetrics | None = None
 
-    def record_steps(self, job: Job) -> None:
-        """Write every step's numbers to the sinks of the job's runtime from now on."""
-        self.metrics = StepMetrics.open(job, self.config, self.vocab_size)
+    def record_steps(self, job: Job, *, part: str = "") -> None:
+        """Write every step's numbers to the sinks of the job's runtime, until the weights are saved.
+
+        `part` names a half of a stage whose steps count from one again.
+        """
+        self.metrics = StepMetrics.open(job, self.config, self.vocab_size, part=part)
 
     @classmethod
     def open(
@@ -226,6 +229,9 @@ class Trainer:
             state={"stage": stage, "tokens": tokens, "history": list(history), **(extra or {})},
             with_optimizer=with_optimizer,
         )
+        if self.metrics is not None:
+            self.metrics.close()
+            self.metrics = None
 
     def save_resume(self, directory: Path, extra: dict[str, Any]) -> None:
         """Write a complete resume point: weights, optimizer, schedule, random state, step and JSON-able `extra`.

@@ -56,6 +56,7 @@ def run(job: Job) -> Outcome:
     validation = [pair for pair in fitting if is_validation(pair.prompt_id, config.validation_share)]
     _require_pairs(config, len(training), len(validation))
     trainer = _open_trainer(job, config)
+    trainer.record_steps(job)
     judge = PairwiseJudge(_replica(job, trainer, tokenizer), *tokens)
     before = judge_pairs(judge, validation)
     losses = _train(job, config, trainer, tokenizer, training, tokens)

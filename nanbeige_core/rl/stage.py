@@ -60,6 +60,7 @@ def open_stage(job: Job, opened: ExitStack) -> Stage:
         seed=config.seed,
         weights=checkpoint / "weights",
     )
+    trainer.record_steps(job)
     policy, judgement, prompts, sampled = open_sampling(job, opened, config)
     source: Source = sampled
     sections: list[Section] = []

@@ -30,8 +30,8 @@ def train(open_trainer: Open, directory: Path, *sinks: str) -> list[Any]:
     for step in range(3):
         batch = parity.global_batch(step)
         stats.append(trainer.train_step([batch], make_cross_entropy(float(batch.loss_mask_BS.sum()))))
-    assert trainer.metrics is not None
-    trainer.metrics.close()
+    (directory / "checkpoint").mkdir()
+    trainer.save(directory / "checkpoint", tokenizer_fingerprint="", stage="some_stage")
     return stats
 
 

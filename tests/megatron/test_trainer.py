@@ -55,6 +55,33 @@ def test_a_packed_sample_has_the_logits_it_has_alone(open_trainer: Open) -> None
     torch.testing.assert_close(packed[:, 12:], alone, rtol=1e-5, atol=1e-6)
 
 
+def test_packed_documents_have_the_loss_they_have_alone(open_trainer: Open) -> None:
+    trainer, batch = open_trainer(), global_batch(1)
+    row, labels, mask = batch.tokens_BS[:1], batch.labels_BS[:1], torch.ones(1, 32)
+    loss = make_cross_entropy(32.0)
+    packed = trainer.evaluate([Batch(row, labels, mask, torch.tensor([[0] * 12 + [1] * 20]))], loss)
+    parts = [Batch(row[:, part], labels[:, part], mask[:, part]) for part in (slice(0, 12), slice(12, 32))]
+    alone = [trainer.evaluate([part], loss)["loss"] for part in parts]
+    assert packed["loss"] == pytest.approx(sum(alone), rel=1e-6)
+
+
+def test_every_attention_is_given_the_packed_parameters_that_transformer_engine_reads(open_trainer: Open) -> None:
+    """The route is the same on both devices; only the module that reads them differs."""
+    trainer, seen = open_trainer(), []
+    row = global_batch(1).tokens_BS[:2]
+    for module in trainer.model.parts[0].modules():
+        if type(module).__name__ == "SDPACoreAttention":
+            module.register_forward_pre_hook(
+                lambda _, arguments, named: seen.append(named["packed_seq_params"]), with_kwargs=True
+            )
+    logits_of(trainer, Batch(row, row, torch.ones(row.shape), torch.tensor([[0] * 12 + [1] * 20, [0] * 32])))
+    assert len(seen) == MODEL.layers
+    for packed in seen:
+        assert (packed.qkv_format, packed.max_seqlen_q, packed.max_seqlen_kv) == ("thd", 32, 32)
+        assert packed.cu_seqlens_q.tolist() == packed.cu_seqlens_kv.tolist() == [0, 12, 32, 64]
+        assert packed.cu_seqlens_q.dtype == torch.int32
+
+
 def test_attention_is_causal(open_trainer: Open) -> None:
     trainer, batch = open_trainer(), global_batch(1)
     tokens_BS = batch.tokens_BS.clone()
