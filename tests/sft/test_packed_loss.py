@@ -66,7 +66,7 @@ def gradients(bins: list[list[int]]) -> dict[str, torch.Tensor]:
     opened = open_trainer()
     batches = make_batches(samples(), bins, sequence_length=32, micro_batch_size=2)
     opened.train_step(batches, make_cross_entropy(supervised_tokens(batches), vocab_size=V))
-    return {name: weight.main_grad.clone() for name, weight in opened.model.module.named_parameters()}
+    return {name: weight.main_grad.clone() for name, weight in opened.model.parts[0].module.named_parameters()}
 
 
 def test_packed_gradient_equals_unpacked_gradient() -> None:
