@@ -3,8 +3,9 @@
     python benchmarks/rollout.py CHECKPOINT TOKENIZER PROMPTS [--prompts 16] [--group 8] [--equal 48] [--longest 192]
 
 CHECKPOINT, TOKENIZER and PROMPTS are artifact directories of a run (a Checkpoint, a Tokenizer, the PromptSet of a
-filter). Equal lengths: nothing may stop before the limit. Uneven: both stop where the policy does, under one limit, and
-only tokens up to the stop count. Both sides take turns in one process and one thread; medians of CPU-seconds.
+filter). Equal lengths: nothing may stop before the limit, and prompts are cut to one length. Uneven: both stop where
+the policy does, under one limit, and only tokens up to the stop count. Both sides take turns in one process and one
+thread; medians of CPU-seconds.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from nanbeige_core.recipe.configs.base import SamplingConfig
 from nanbeige_core.rl.prompts import load_prompts
 from nanbeige_core.sft.chat import encode_prompt
 
-REPEATS = 5
+REPEATS = 3
 
 
 def measure(generate: Callable[[int], int], seed: int) -> float:
@@ -42,6 +43,9 @@ def compare(
 ) -> tuple[float, float, float]:
     """Return tokens a second of both sides and the mean length ours drew, medians over the repeats."""
     stop_id = engine.stop_id
+    if not stop:
+        # no row needs padding then, and an id that is no token can stand for "never stop"
+        prompts = [prompt[-min(map(len, prompts)) :] for prompt in prompts]
     widest = max(map(len, prompts))
     ids = torch.tensor([[stop_id] * (widest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (widest - len(prompt)) + [1] * len(prompt) for prompt in prompts])

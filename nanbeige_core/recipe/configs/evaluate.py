@@ -39,7 +39,7 @@ class EvaluateConfig(IdentityConfig):
     limit: int | None = Field(default=None, ge=1, description="At most this many problems per suite; none = all. ours")
     seed: int = Field(default=1, ge=0, description="Of the sampler. ours")
     benchmarks: tuple[BenchmarkConfig, ...] = added_field(
-        (), description="Public benchmarks beside the suites; they need the extra `benchmarks`. paper: eight"
+        (), description="Public benchmarks beside the suites; they need the extra `benchmarks`. paper: nine"
     )
     benchmarked: tuple[str, ...] = added_field(
         ("final",), min_length=1, description="Inputs whose checkpoints take the benchmarks. paper: the final one"
