@@ -36,7 +36,7 @@ class _Request(NamedTuple):
     answer: "asyncio.Future[Reply]"
 
 
-@modelapi(name="checkpoint")
+@modelapi(name="checkpoint")  # pyright: ignore
 class EngineModel(ModelAPI):  # pyright: ignore
     """One checkpoint behind Inspect's model interface."""
 
