@@ -96,6 +96,7 @@ class Runtime(BaseModel):
     micro_batch_size: int = Field(8, ge=1, description="Sequences per forward pass and rank.")
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
     verifier_url: str = Field(default="", description="Where a stage's verifier_agent is served, ending in /v1.")
+    sandbox_url: str = Field(default="", description="SandboxFusion server that runs programs instead of this machine.")
     checkpoint_seconds: float = Field(default=120.0, gt=0, description="Longest time between two resume points.")
     timeout_seconds: float | None = Field(default=None, gt=0)
     retries: int = Field(default=0, ge=0)

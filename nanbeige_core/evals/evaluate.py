@@ -1,6 +1,7 @@
 """Compare checkpoints on problems none of them was trained on: one table, with standard errors.
 
-Suites are the domains of the PromptSet's evaluation split, word problems apart, and HumanEval. A truncated answer is
+Suites are the domains of the PromptSet's evaluation split, word problems apart, and HumanEval; public benchmarks run
+beside them through `benchmarks`. A truncated answer is
 wrong. Standard errors are clustered by problem (arXiv 2411.00640); the gain is a paired difference over problems.
 """
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.contract import Gain, InputArtifact, Job, Outcome, Plot, Section
+from nanbeige_core.evals.benchmarks import Answer, Answers, add_benchmarks, require_benchmarks, run_benchmark
 from nanbeige_core.evals.exact_match import Attempt, Scores, collect, encode_fitting, measure
 from nanbeige_core.evals.human_eval import check_solutions, prompt_row, read_tasks, solution_source
 from nanbeige_core.evals.records import write_records
@@ -94,25 +96,81 @@ def run(job: Job) -> Outcome:
     config: EvaluateConfig = job.config
     tokenizer = PreTrainedTokenizerFast.from_pretrained(job.inputs["tokenizer"].path)
     subjects = checkpoints(job.inputs)
+    require_benchmarks(config.benchmarks, job.runtime)
     results: list[Result] = []
+    measured: list[tuple[str, Answers]] = []
     with ExitStack() as opened:
-        scorer = opened.enter_context(Scorer(cache=job.cache, workers=job.runtime.threads))
+        scorer = opened.enter_context(
+            Scorer(cache=job.cache, workers=job.runtime.threads, sandbox_url=job.runtime.sandbox_url)
+        )
         for place, subject in enumerate(subjects):
-            engine: Engine | None = None
-            for suite in config.suites:
-                committed = job.scratch / f"{subject.name}-{suite}.json"
-                known = gather_objects(committed.exists())[0]
-                if not known and engine is None:
-                    engine = open_engine(subject.path, job.inputs["tokenizer"].path, job.runtime)
-                if not known and engine is not None:
-                    _commit(committed, _measure(job, engine, tokenizer, scorer, suite))
-                results.append(Result(subject.name, suite, _read(committed)))
+            with ExitStack() as one:
+                # opened when first needed: a rerun finds most of it committed
+                policy = LazyEngine(job, subject, one)
+                results += [_suite(job, subject, policy, tokenizer, scorer, suite) for suite in config.suites]
+                if subject.name in config.benchmarked:
+                    measured += [(subject.name, answers) for answers in _benchmarks(job, subject, policy)]
             job.progress((place + 1) / len(subjects), f"{subject.name} measured")
     if rank() == 0:
-        _write_report(job.work / REPORT, results)
-        write_records(job.work, {f"{r.checkpoint}.{r.suite}": r.scores.by_problem() for r in results})
+        rows = [result.row() for result in results] + [answers.row(name) for name, answers in measured]
+        _write_report(job.work / REPORT, rows, results)
+        records = {f"{r.checkpoint}.{r.suite}": r.scores.by_problem() for r in results}
+        records |= {f"{name}.{answers.benchmark}": answers.by_problem() for name, answers in measured}
+        write_records(job.work, records)
     barrier()
-    return _outcome(config, results, [subject.name for subject in subjects])
+    return add_benchmarks(_outcome(config, results, [subject.name for subject in subjects]), measured)
+
+
+class LazyEngine:
+    """One checkpoint's engine, opened when first asked for and closed with `opened`."""
+
+    def __init__(self, job: Job, subject: InputArtifact, opened: ExitStack) -> None:
+        self._job, self._subject, self._opened = job, subject, opened
+        self._engine: Engine | None = None
+
+    def get(self) -> Engine:
+        """Return the engine."""
+        if self._engine is None:
+            job = self._job
+            self._engine = open_engine(self._subject.path, job.inputs["tokenizer"].path, job.runtime)
+            self._opened.callback(self._engine.close)
+        return self._engine
+
+
+def _suite(
+    job: Job,
+    subject: InputArtifact,
+    policy: LazyEngine,
+    tokenizer: PreTrainedTokenizerFast,
+    scorer: Scorer,
+    suite: str,
+) -> Result:
+    committed = job.scratch / f"{subject.name}-{suite}.json"
+    # one rank's look decides, or ranks would disagree about a collective
+    if not gather_objects(committed.exists())[0]:
+        _commit(committed, _measure(job, policy.get(), tokenizer, scorer, suite))
+    return Result(subject.name, suite, _read(committed))
+
+
+def _benchmarks(job: Job, subject: InputArtifact, policy: LazyEngine) -> list[Answers]:
+    """Run the benchmarks, dealt out over the ranks; each is committed by itself."""
+    config: EvaluateConfig = job.config
+    paths = [job.scratch / f"{subject.name}-{benchmark.name}.benchmark.json" for benchmark in config.benchmarks]
+    for benchmark, path in list(zip(config.benchmarks, paths, strict=True))[rank() :: world_size()]:
+        if not path.exists():
+            logs = job.scratch / "inspect" / subject.name
+            answers = run_benchmark(
+                benchmark, policy.get(), config.sampling, seed=config.seed, runtime=job.runtime, logs=logs
+            )
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(answers.answers))
+            os.replace(partial, path)
+    barrier()
+    contents = [json.loads(path.read_text()) for path in paths]
+    return [
+        Answers(benchmark.name, [Answer(*item) for item in content])
+        for benchmark, content in zip(config.benchmarks, contents, strict=True)
+    ]
 
 
 def _measure(job: Job, engine: Engine, tokenizer: PreTrainedTokenizerFast, scorer: Scorer, suite: str) -> Scores:
@@ -142,7 +200,8 @@ def _measure_human_eval(job: Job, engine: Engine, tokenizer: PreTrainedTokenizer
         flat = [(row, item) for row, group in zip(prompts.rows, drawn, strict=True) for item in group]
         texts = [engine.text(item) for _, item in flat]
         sources = [solution_source(tasks[row.id], text) for (row, _), text in zip(flat, texts, strict=True)]
-        with open_sandbox(workers=job.runtime.threads, cache=job.cache) as sandbox:
+        runtime = job.runtime
+        with open_sandbox(workers=runtime.threads, cache=job.cache, url=runtime.sandbox_url) as sandbox:
             verdicts = check_solutions(sandbox, [tasks[row.id] for row, _ in flat], sources)
         for (row, item), text, (outcome, reason) in zip(flat, texts, verdicts, strict=True):
             truncated = item.finish_reason == "length"
@@ -173,10 +232,10 @@ def _read(path: Path) -> Scores:
     return Scores(content["ids"], content["values"], [Attempt(*item) for item in content["attempts"]])
 
 
-def _write_report(path: Path, results: Sequence[Result]) -> None:
+def _write_report(path: Path, rows: Sequence[dict[str, Any]], results: Sequence[Result]) -> None:
     """Write the table and every response, so that any number can be looked into."""
     content = {
-        "results": [result.row() for result in results],
+        "results": list(rows),
         "attempts": [
             {"checkpoint": result.checkpoint, "suite": result.suite, **attempt._asdict()}
             for result in results

@@ -71,3 +71,7 @@ class Engine(Protocol):
     def update_weights(self, state: Mapping[str, Tensor], version: int) -> None:
         """Take the full weights under Hugging Face names; the next call samples from them."""
         ...
+
+    def close(self) -> None:
+        """Give back what the engine holds; it is not used afterwards."""
+        ...

@@ -87,6 +87,9 @@ class TransformersEngine:
             weight.copy_(state[name])
         self._version = version
 
+    def close(self) -> None:
+        """Do nothing: the weights go with the last reference to the engine."""
+
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: SamplingConfig, *, n: int, seed: int
     ) -> list[list[Reply]]:

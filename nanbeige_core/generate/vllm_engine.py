@@ -4,6 +4,7 @@ Open it after the trainer: vLLM creates a process group of its own where none ex
 the second. Log-probabilities are `processed_logprobs`, that is at the sampling temperature.
 """
 
+import gc
 import os
 import sys
 import tempfile
@@ -88,10 +89,18 @@ class VllmEngine:
 
         folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
         with tempfile.NamedTemporaryFile(dir=folder, prefix="weights-", suffix=".safetensors") as file:
-            save_file({name: weight.detach().cpu().contiguous() for name, weight in state.items()}, file.name)
+            save_file(_without_shared(state), file.name)
             self._llm.collective_rpc("load_state_file", args=(file.name,))
         self._llm.reset_prefix_cache()
         self._version = version
+
+    def close(self) -> None:
+        """Free the model and its cache, so that another one finds room."""
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def text(self, completion: Completion) -> str:
         """Decode a response, its stop token left out and the thinking marks kept."""
@@ -134,6 +143,14 @@ class VllmEngine:
             [to_completion(prompt, output) for output in answer.outputs]
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
+
+
+def _without_shared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous copies on the CPU, each storage once: safetensors refuses a tied head beside its embedding."""
+    first = {weight.data_ptr(): name for name, weight in reversed(list(state.items()))}
+    return {
+        name: weight.detach().cpu().contiguous() for name, weight in state.items() if first[weight.data_ptr()] == name
+    }
 
 
 def to_completion(prompt: Sequence[int], output: Any) -> Completion:

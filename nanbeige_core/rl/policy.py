@@ -50,7 +50,9 @@ def open_scorer(job: Job, opened: ExitStack, *, agent: str = "") -> Scorer:
     Raises ValueError when a model is named and the runtime does not say where it is served.
     """
     if not agent:
-        return opened.enter_context(Scorer(cache=job.cache, workers=job.runtime.threads))
+        return opened.enter_context(
+            Scorer(cache=job.cache, workers=job.runtime.threads, sandbox_url=job.runtime.sandbox_url)
+        )
     if not job.runtime.verifier_url:
         raise ValueError(
             f"{job.stage}.verifier_agent is {agent!r} but runtime.verifier_url is empty: the agentic verifier asks a "
@@ -59,7 +61,9 @@ def open_scorer(job: Job, opened: ExitStack, *, agent: str = "") -> Scorer:
         )
     engine = OpenAIEngine(job.runtime.verifier_url, agent)
     opened.callback(engine.close)
-    return opened.enter_context(Scorer(cache=job.cache, workers=job.runtime.threads, agent=engine))
+    return opened.enter_context(
+        Scorer(cache=job.cache, workers=job.runtime.threads, agent=engine, sandbox_url=job.runtime.sandbox_url)
+    )
 
 
 def open_judge(job: Job) -> PairwiseJudge:

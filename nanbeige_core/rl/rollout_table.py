@@ -62,6 +62,11 @@ def policy_name(checkpoint_fingerprint: str, updates: int) -> str:
     return f"{checkpoint_fingerprint}@{updates}"
 
 
+def updates_of(policy: str) -> int:
+    """Return the number of updates in a policy's name."""
+    return int(policy.rsplit("@", 1)[1])
+
+
 def describe_sampler(sampling: SamplingConfig, seed: int) -> str:
     """Return everything that decides what is drawn from given weights, as canonical JSON."""
     return sampling.model_copy().model_dump_json()[:-1] + f',"seed":{seed}}}'

@@ -25,11 +25,12 @@ class Answered(NamedTuple):
 class Scorer:
     """Verify responses of any mix of math and code prompts; use as a context manager."""
 
-    def __init__(self, *, cache: Path, workers: int, agent: Chats | None = None) -> None:
+    def __init__(self, *, cache: Path, workers: int, agent: Chats | None = None, sandbox_url: str = "") -> None:
         """Open nothing yet; `agent` judges what the ladder for mathematics cannot read."""
         self._cache = cache
         self._workers = workers
         self._agent = agent
+        self._sandbox_url = sandbox_url
         self._open = ExitStack()
         self._verifiers: dict[str, Verifier] = {}
 
@@ -63,7 +64,11 @@ class Scorer:
             )
         if kind not in self._verifiers:
             opened = open_verifier(
-                cast(VerifierKind, kind), workers=self._workers, cache=self._cache, agent=self._agent
+                cast(VerifierKind, kind),
+                workers=self._workers,
+                cache=self._cache,
+                agent=self._agent,
+                sandbox_url=self._sandbox_url,
             )
             self._verifiers[kind] = self._open.enter_context(opened)
         return self._verifiers[kind]

@@ -11,6 +11,7 @@ from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.weights import read_model_card
 from nanbeige_core.recipe.configs.base import SamplingConfig
 from nanbeige_core.recipe.configs.rl import RlConfig
+from nanbeige_core.rl.ahead import Ahead
 from nanbeige_core.rl.held_out import HeldOut, PassRate, WinRate
 from nanbeige_core.rl.judge import PairwiseJudge
 from nanbeige_core.rl.monitor import Monitor, earlier_domains
@@ -33,7 +34,7 @@ class Stage:
     config: RlConfig
     trainer: Trainer
     engine: Engine
-    source: Source
+    ahead: Ahead
     held_out: HeldOut
     monitor: Monitor
     prompts: EncodedPrompts
@@ -74,7 +75,8 @@ def open_stage(job: Job, opened: ExitStack) -> Stage:
         seed=config.seed + HELD_OUT_SEED,
     )
     row_tokens = min(card.model.max_positions, policy.engine.window)
-    return Stage(job, config, trainer, policy.engine, source, own, monitor, prompts, row_tokens, sections=sections)
+    ahead = opened.enter_context(Ahead(source, policy.engine))
+    return Stage(job, config, trainer, policy.engine, ahead, own, monitor, prompts, row_tokens, sections=sections)
 
 
 def open_stored_source(

@@ -1,16 +1,18 @@
 """One RL stage: on-policy GRPO on the prompts that the on-policy filter kept (report section 3.3).
 
 Every rank holds its shard of the Megatron trainer and a replica of the generation engine. A step: sample groups,
-reward them, take one update, copy the weights into the engine, prove that both agree. Progress is committed at step
+reward them, take one update, copy the weights into the engine, prove that both agree. With `rollout_lag` the next
+step is sampled during the update. Progress is committed at step
 granularity; a rerun goes on from the last resume point and repeats the steps after it with the same random numbers.
 """
 
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 from nanbeige_core.contract import Job, Outcome
 from nanbeige_core.evals.records import write_records
@@ -18,6 +20,7 @@ from nanbeige_core.launch.ranks import gather_objects, rank
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.weights import read_model_card
 from nanbeige_core.rl.policy_update import (
+    TokenRecord,
     add_old_log_probs,
     build_batches,
     merge_records,
@@ -25,6 +28,7 @@ from nanbeige_core.rl.policy_update import (
     update_policy,
 )
 from nanbeige_core.rl.probe import require_agreement
+from nanbeige_core.rl.rewards import Rollout
 from nanbeige_core.rl.rollout_table import describe_sampler, policy_name, step_file, to_rows, to_table, write_table
 from nanbeige_core.rl.source import step_seed
 from nanbeige_core.rl.stage import HELD_OUT_SEED, Stage, open_stage
@@ -32,6 +36,17 @@ from nanbeige_core.rl.step_log import summarise_rollout, summarise_update
 from nanbeige_core.rl.train_report import build_outcome
 
 Item = TypeVar("Item")
+STEP_LOG = "steps.jsonl"
+"""In the scratch directory, for whoever watches a running stage."""
+AHEAD = "ahead"
+"""In the scratch directory: groups sampled for the step after a resume point."""
+
+
+class Updates(NamedTuple):
+    """What one rollout's updates left for the log: token records and gradient norms before clipping."""
+
+    records: list[TokenRecord]
+    grad_norms: list[float]
 
 
 def run(job: Job) -> Outcome:
@@ -42,6 +57,8 @@ def run(job: Job) -> Outcome:
         resumed = stage.trainer.load_resume(job.scratch / "resume")
         if resumed is not None:
             stage.history = resumed["history"]
+            part, parts = stage.trainer.data_rank, stage.trainer.data_size
+            stage.ahead.load(job.scratch / AHEAD, len(stage.history), stage.prompts.rows, part, parts)
         sync(stage)
         for _ in train_steps(stage):
             pass
@@ -70,13 +87,21 @@ def train_steps(stage: Stage) -> Iterator[dict[str, float]]:
         stage.history.append(entry)
         if rank() == 0:
             stage.job.progress((step + 1) / config.steps, describe_step(stage, entry))
-            _append_line(stage.job.scratch / "steps.jsonl", entry)
+            _write_lines(stage.job.scratch / STEP_LOG, stage.history)
         # one rank's clock decides, or ranks would disagree about a collective
         due = gather_objects(time.monotonic() - saved >= stage.job.runtime.checkpoint_seconds)[0]
-        if due and step + 1 < config.steps:
-            trainer.save_resume(stage.job.scratch / "resume", {"history": stage.history})
+        # before the first update the optimizer has no state to write, and a rerun loses only samples
+        if due and trainer.step and step + 1 < config.steps:
+            save_point(stage, step + 1)
             saved = time.monotonic()
         yield entry
+
+
+def save_point(stage: Stage, step: int) -> None:
+    """Write a resume point from which `step` comes next, with the groups already sampled for it."""
+    scratch, checkpoint = stage.job.scratch, stage.job.inputs["checkpoint"].fingerprint
+    stage.ahead.save(scratch / AHEAD, step, trainer=stage.trainer, stage=stage.job.stage, checkpoint=checkpoint)
+    stage.trainer.save_resume(scratch / "resume", {"history": stage.history})
 
 
 def describe_step(stage: Stage, entry: dict[str, float]) -> str:
@@ -89,31 +114,15 @@ def describe_step(stage: Stage, entry: dict[str, float]) -> str:
 def train_step(stage: Stage, step: int) -> dict[str, float]:
     """Sample, reward, update, sync and check once; return what the log holds of it."""
     config, trainer = stage.config, stage.trainer
-    started, version = time.monotonic(), stage.engine.version
-    groups = stage.source.groups(step, trainer.data_rank, trainer.data_size)
-    rolled = time.monotonic()
-    records: list[Any] = []
-    grad_norms: list[float] = []
-    parts = [groups[index :: config.updates_per_rollout] for index in range(config.updates_per_rollout)]
-    batches = [
-        build_batches(
-            trainer,
-            select_trained(part, config.loss),
-            config.loss,
-            longest=config.sampling.max_new_tokens,
-            row_tokens=stage.row_tokens,
-        )
-        for part in parts
-    ]
-    temperature = config.sampling.temperature
-    if config.updates_per_rollout > 1:
-        for part in batches:
-            add_old_log_probs(trainer, part, temperature=temperature)
-    for part in batches:
-        update = update_policy(trainer, part, config.loss, temperature=temperature)
-        records.append(update.record)
-        grad_norms += [update.stats.grad_norm] if update.stats else []
+    started, part, parts = time.monotonic(), trainer.data_rank, trainer.data_size
+    groups, version = stage.ahead.take(step, part, parts)
+    rolled, age = time.monotonic(), trainer.step - version
+    if config.rollout_lag and step + 1 < config.steps:
+        stage.ahead.begin(step + 1, part, parts)
+    updates = train_on(stage, groups)
     trained = time.monotonic()
+    stage.ahead.wait()
+    synced = time.monotonic()
     difference = sync(stage)
     rows = to_rows(
         groups,
@@ -123,7 +132,7 @@ def train_step(stage: Stage, step: int) -> dict[str, float]:
         sampler=describe_sampler(config.sampling, step_seed(config.seed, step)),
     )
     table = to_table(gather_by_data_rank(trainer, rows))
-    record = merge_records(gather_by_data_rank(trainer, records))
+    record = merge_records(gather_by_data_rank(trainer, updates.records))
     # replayed rollouts stay in the artifact they came from
     if rank() == 0 and "rollouts" not in stage.job.inputs:
         write_table(step_file(stage.job.work, step), table)
@@ -131,14 +140,42 @@ def train_step(stage: Stage, step: int) -> dict[str, float]:
         "step": float(step),
         **summarise_rollout(table, longest=config.sampling.max_new_tokens),
         **summarise_update(record),
-        "updates": float(len(grad_norms)),
-        "grad_norm": max(grad_norms, default=0.0),
+        "updates": float(len(updates.grad_norms)),
+        "grad_norm": max(updates.grad_norms, default=0.0),
         "lr": trainer.rate,
         "probe_difference": difference,
-        "rollout_seconds": rolled - started,
+        "rollout_age_updates": float(age),
+        # with a lag, what sampling takes beyond the update that runs beside it
+        "rollout_seconds": rolled - started + synced - trained,
         "update_seconds": trained - rolled,
-        "sync_seconds": time.monotonic() - trained,
+        "sync_seconds": time.monotonic() - synced,
     }
+
+
+def train_on(stage: Stage, groups: Sequence[Sequence[Rollout]]) -> Updates:
+    """Take the configured number of updates from one rollout."""
+    config, trainer = stage.config, stage.trainer
+    updates = Updates([], [])
+    shares = [groups[index :: config.updates_per_rollout] for index in range(config.updates_per_rollout)]
+    batches = [
+        build_batches(
+            trainer,
+            select_trained(share, config.loss),
+            config.loss,
+            longest=config.sampling.max_new_tokens,
+            row_tokens=stage.row_tokens,
+        )
+        for share in shares
+    ]
+    temperature = config.sampling.temperature
+    if config.updates_per_rollout > 1:
+        for batch in batches:
+            add_old_log_probs(trainer, batch, temperature=temperature)
+    for batch in batches:
+        update = update_policy(trainer, batch, config.loss, temperature=temperature)
+        updates.records.append(update.record)
+        updates.grad_norms.extend([update.stats.grad_norm] if update.stats else [])
+    return updates
 
 
 def sync(stage: Stage) -> float:
@@ -154,6 +191,8 @@ def gather_by_data_rank(trainer: Trainer, items: list[Item]) -> list[Item]:
     return [item for index in sorted(by_rank) for item in by_rank[index]]
 
 
-def _append_line(path: Path, entry: dict[str, float]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+def _write_lines(path: Path, history: list[dict[str, float]]) -> None:
+    """Replace the log as a whole: a killed stage repeats steps, and each stands in it once."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(entry) + "\n" for entry in history))
+    os.replace(partial, path)

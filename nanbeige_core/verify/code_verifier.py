@@ -113,7 +113,7 @@ def same_output(found: Any, expected: Any) -> bool:
 
 
 @contextmanager
-def open_code_verifier(*, workers: int, cache: Path) -> Generator[CodeVerifier]:
+def open_code_verifier(*, workers: int, cache: Path, sandbox_url: str = "") -> Generator[CodeVerifier]:
     """Yield a verifier over the sandbox; raises SandboxUnavailable where none works."""
-    with open_sandbox(workers=workers, cache=cache) as sandbox:
+    with open_sandbox(workers=workers, cache=cache, url=sandbox_url) as sandbox:
         yield CodeVerifier(sandbox)

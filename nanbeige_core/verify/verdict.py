@@ -54,11 +54,12 @@ class Verifier(Protocol):
 
 @contextmanager
 def open_verifier(
-    kind: VerifierKind, *, workers: int, cache: Path, agent: "Chats | None" = None
+    kind: VerifierKind, *, workers: int, cache: Path, agent: "Chats | None" = None, sandbox_url: str = ""
 ) -> Generator[Verifier]:
     """Yield a verifier with its worker processes; they end with the block.
 
-    With `agent`, a model that may run Python judges the mathematical answers that the ladder cannot read.
+    With `agent`, a model that may run Python judges the mathematical answers that the ladder cannot read. With
+    `sandbox_url`, programs run on the SandboxFusion server there.
 
     Raises SandboxUnavailable for `code` where no sandbox engine works.
     """
@@ -73,10 +74,10 @@ def open_verifier(
             from nanbeige_core.verify.agentic import AgenticVerifier, EscalatingVerifier
             from nanbeige_core.verify.sandbox import open_sandbox
 
-            sandbox = opened.enter_context(open_sandbox(workers=workers, cache=cache))
+            sandbox = opened.enter_context(open_sandbox(workers=workers, cache=cache, url=sandbox_url))
             yield EscalatingVerifier(ladder, AgenticVerifier(agent, sandbox))
     else:
         from nanbeige_core.verify.code_verifier import open_code_verifier
 
-        with open_code_verifier(workers=workers, cache=cache) as verifier:
+        with open_code_verifier(workers=workers, cache=cache, sandbox_url=sandbox_url) as verifier:
             yield verifier

@@ -142,6 +142,12 @@ class RlConfig(IdentityConfig):
         "", description="Model that judges with Python what the verifier's ladder cannot read; empty = none. paper"
     )
 
+    rollout_lag: Literal[0, 1] = added_field(
+        0,
+        description="1 = a step's rollout is sampled while the step before it trains, at weights one step older, and "
+        "weighed by truncated importance sampling. paper: on-policy, 0",
+    )
+
     @model_validator(mode="after")
     def validate_sampling(self) -> Self:
         """Require the full distribution: the ratio of the loss assumes it."""
@@ -155,6 +161,16 @@ class RlConfig(IdentityConfig):
             raise ValueError(
                 f"rl.prompts_per_step {self.prompts_per_step} is not a multiple of updates_per_rollout "
                 f"{self.updates_per_rollout}: each update takes whole groups."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def validate_lag(self) -> Self:
+        """Require the correction that a rollout of older weights needs."""
+        if self.rollout_lag and self.loss.importance_cap is None:
+            raise ValueError(
+                "rl.rollout_lag is 1 but loss.importance_cap is none: responses of older weights would be trained on "
+                "as if the present ones had drawn them. Set loss.importance_cap (2.0 is the default), or rollout_lag 0."
             )
         return self
 

@@ -16,6 +16,9 @@ HUMAN_EVAL_PROBLEMS = 164
 HUMAN_EVAL_PROMPT = Range(120, 200, 450)
 """Tokens of a HumanEval prompt. ours: a small vocabulary needs more"""
 
+BENCHMARK_PROMPT = Range(100, 400, 4000)
+"""Tokens of a public benchmark's prompt. ours: tools and long conversations need thousands"""
+
 
 def suite_problems(config: EvaluateConfig, pool: ProblemsConfig) -> dict[str, int]:
     """Return the problems of each suite that is measured."""
@@ -35,7 +38,7 @@ def suite_problems(config: EvaluateConfig, pool: ProblemsConfig) -> dict[str, in
 
 
 def evaluate(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
-    """Every suite for every checkpoint."""
+    """Every suite for every checkpoint, and the benchmarks for those that take them."""
     config = cast(EvaluateConfig, stage.config)
     pool = made["problems"].problems
     assert pool is not None
@@ -66,6 +69,21 @@ def evaluate(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cos
                 )  # fmt: skip
             )
             responses += count * samples
+        for benchmark in config.benchmarks if name in config.benchmarked else ():
+            count = min(benchmark.problems, benchmark.limit or benchmark.problems)
+            work.append(
+                draw(
+                    f"{name}: {benchmark.name}",
+                    stage,
+                    one.decoder,
+                    config.sampling,
+                    assume,
+                    prompts=Range.exactly(count),
+                    samples=benchmark.samples,
+                    prompt_tokens=BENCHMARK_PROMPT,
+                )
+            )
+            responses += count * benchmark.samples
         notes.append(no_room(stage, config.sampling, one.decoder))
     checkpoints = sum(one.decoder is not None for one in made.values())
     drawn = Range.total(each.tokens for each in work if isinstance(each, Sampling))
