@@ -93,11 +93,11 @@ def test_what_was_measured_of_this_machine_is_used_and_named(tmp_path: Path) -> 
     assert "measured on here, 2026-01-02T03:04" in nanbeige("price", store=tmp_path)
 
 
-def test_a_plan_with_its_price_takes_no_more_than_two_seconds_of_processor_time(tmp_path: Path) -> None:
+def test_a_plan_with_its_price_takes_less_than_a_second_of_processor_time(tmp_path: Path) -> None:
     nanbeige("plan", "--json", store=tmp_path)  # imports
     begun = time.process_time()
-    nanbeige("plan", "--profile", "nanbeige4-3b", "--json", store=tmp_path)
-    assert time.process_time() - begun < 2  # 0.8 on an idle core, sweeps of all profiles checked
+    nanbeige("plan", "--profile", "nanbeige4-3b", "--json", "--set", "shared.seed=77", store=tmp_path)
+    assert time.process_time() - begun < 1  # a sixth of it on an idle core, sweeps of all profiles checked
 
 
 def test_a_missing_rate_card_is_an_error_of_the_request(tmp_path: Path) -> None:
