@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from flows.console import FileOption, JsonOption, ProfileOption, SetOption, StoreOption, console, open_store
 from flows.parameters import RECIPE_FILE
+from nanbeige_core.artifacts import pins
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import RecipeError
 from nanbeige_core.recipe.adopted import tokenizer_of
@@ -52,13 +53,20 @@ def adopt(
     wanted = Wanted(stage, _tokenizer(recipe, stage, opened), _trains_on(recipe, stage))
     source = recognise(path, spec.produces, wanted, fields)
     manifest, made = register_source(opened, stage, spec, source)
+    pins.pin(opened, manifest, f"adopted from {path}")  # no recipe makes it again, and --set alone is no root for gc
     short = manifest.fingerprint[:16]
     if as_json:
-        known = {"address": manifest.reference.address, "fingerprint": manifest.fingerprint, "made": made}
+        known = {
+            "address": manifest.reference.address,
+            "fingerprint": manifest.fingerprint,
+            "made": made,
+            "pinned": True,
+        }
         print(json.dumps({**known, "format": source.format, "set": f"{stage}.adopted={short}"}, indent=1))
         return
     console.print(f"[bold]{manifest.reference.address}[/bold]  {manifest.kind.value}, {source.format}")
     console.print(escape(manifest.outcome.summary if made else "It was adopted before; nothing was written."))
+    console.print(f"It is pinned: gc keeps it until `nanbeige unpin {stage}/{short}`.", highlight=False)
     console.print(f"Use it once:    nanbeige run --set {stage}.adopted={short}", highlight=False)
     console.print(f'Use it always:  stages.{stage}.adopted: "{short}" in {file.name}', highlight=False)
 

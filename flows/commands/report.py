@@ -19,7 +19,7 @@ from flows.console import (
     print_json,
 )
 from flows.parameters import RECIPE_FILE
-from nanbeige_core.artifacts.store import Store
+from nanbeige_core.artifacts.store import RUNS, Store
 from nanbeige_core.errors import RecipeError
 from nanbeige_core.recipe.plan import Selection
 
@@ -70,8 +70,6 @@ def report(
 
 
 def _default_target(store: Store, profile: str) -> Path:
-    from nanbeige_core.report.run_report import RUNS
-
     name = f"report-{profile}.html"
     return Path(store.root) / RUNS / name if store.is_local else Path(name)
 

@@ -37,6 +37,8 @@ CONTROL = ".control"
 """Directory inside a work directory for job, log and outcome files; never sealed."""
 PINS, ALIASES = ".pins", ".aliases"
 """Directories of the store that hold what people keep (`pins.py`)."""
+RUNS, LATEST = "runs", "latest"
+"""Directory of the store that keeps the pages of runs, and the one in it that always holds the newest page."""
 
 
 @dataclass(frozen=True)

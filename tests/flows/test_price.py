@@ -48,6 +48,19 @@ def test_an_override_changes_the_price(tmp_path: Path) -> None:
     assert tokens("--set", "cold_start_sft.epochs=4") == pytest.approx(2 * tokens())
 
 
+def test_an_adopted_stage_and_what_it_alone_reads_cost_nothing_and_the_rest_is_priced(tmp_path: Path) -> None:
+    plain = json.loads(nanbeige("price", "--json", store=tmp_path))["stages"]
+    adopted = "fgwsd_decay.adopted=0123456789abcdef"
+    shown = json.loads(nanbeige("price", "--json", "--set", adopted, store=tmp_path))
+    stages = shown["stages"]
+    for name in ("fgwsd_decay", "fgwsd_hq_stable", "fgwsd_warmup"):
+        assert stages[name]["flops"]["high"] == stages[name]["money"]["high"] == stages[name]["seconds"]["high"] == 0
+    for name in ("teacher", "cold_start_sft", "rl_stem", "export"):
+        assert stages[name]["flops"] == plain[name]["flops"]
+    text = nanbeige("price", "--set", adopted, store=tmp_path)
+    assert "note fgwsd_decay: adopted" in text
+
+
 def test_another_rate_card_changes_the_money(tmp_path: Path) -> None:
     card = tmp_path / "rates.yaml"
     text = SHIPPED.read_text()
