@@ -88,6 +88,9 @@ class Runtime(BaseModel):
     tensor_parallel: int = Field(default=1, ge=1)
     pipeline_parallel: int = Field(default=1, ge=1)
     sequence_parallel: bool = False
+    recompute: bool = Field(
+        default=False, description="Keep each layer's input only and compute the layer again in the backward pass."
+    )
     micro_batch_size: int = Field(8, ge=1, description="Sequences per forward pass and rank.")
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
     verifier_url: str = Field(default="", description="Where a stage's verifier_agent is served, ending in /v1.")

@@ -4,7 +4,7 @@ Pure arithmetic on the loaded recipe and a rate card: no artifact is read and no
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 
 from nanbeige_core.errors import RecipeError
@@ -14,7 +14,7 @@ from nanbeige_core.recipe.price.peak_memory import peak_memory
 from nanbeige_core.recipe.price.ranges import NOTHING, Range
 from nanbeige_core.recipe.price.rates import Device, RateCard
 from nanbeige_core.recipe.price.timing import Speed, work_seconds
-from nanbeige_core.recipe.price.work import Cost, Made, Processing, Sampling, Work
+from nanbeige_core.recipe.price.work import Cost, Made, Processing, Sampling, Training, Work
 
 HOUR = 3600.0
 MILLION = 1e6
@@ -25,7 +25,7 @@ ENGINE_NOTE = (
 )
 MEMORY_NOTE = (
     "the expected peak does not fit one device: raise runtime.tensor_parallel (and processes with it), set "
-    "runtime.sequence_parallel, or lower runtime.micro_batch_size"
+    "runtime.sequence_parallel or runtime.recompute, or lower runtime.micro_batch_size"
 )
 
 ADOPTED_NOTE = (
@@ -188,6 +188,9 @@ def _scaled_corpus(cost: Cost, rates: RateCard, tokens: float) -> Cost:
 
 
 def _price(stage: Stage, cost: Cost, rates: RateCard, device_name: str, speed: Speed) -> StagePrice:
+    if stage.runtime.recompute:
+        again = [replace(each, recompute=True) if isinstance(each, Training) else each for each in cost.work]
+        cost = replace(cost, work=tuple(again))
     on_cores = all(isinstance(work, Processing) for work in cost.work)
     name = rates.core if on_cores and speed.device.kind == "accelerator" else device_name
     device = rates.device(name)
