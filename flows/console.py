@@ -14,16 +14,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.completion import complete_artifact, complete_override, complete_profile, complete_stage
+from flows.loading import load
 from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.store import Store
-from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.recipe.plan import Plan, Selection, make_plan
 from nanbeige_core.recipe.price.calibration import FILE_NAME, load_calibration
 from nanbeige_core.recipe.price.estimate import RecipePrice, price_recipe
 from nanbeige_core.recipe.price.rates import load_rates
 from nanbeige_core.report.plan_report import plan_rows
 from nanbeige_core.report.price_report import cost_texts, total_line
-from nanbeige_core.report.run_report import summary_rows
 from nanbeige_core.report.stage_report import describe_gain
 
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -85,7 +84,7 @@ def open_store(url: str) -> Store:
 
 def plan_recipe(file: Path, profile: str, overrides: list[str], store: str, selection: Selection) -> Plan:
     """Plan the recipe file against the store; raises RecipeError for whatever is wrong with either."""
-    return make_plan(load_recipe(file, profile=profile, overrides=overrides), open_store(store), selection)
+    return make_plan(load(file, profile=profile, overrides=overrides), open_store(store), selection)
 
 
 def artifact_row(manifest: Manifest) -> dict[str, Any]:
@@ -143,6 +142,8 @@ def calibration_path(store: str) -> Path:
 
 def print_summary(now: Plan, before: Plan, store: str) -> list[dict[str, Any]]:
     """Print and return the table a run ends with: `before` tells which stages were executed, `now` what they made."""
+    from nanbeige_core.report.run_report import summary_rows  # here: only a run needs the reports' drawing
+
     opened = open_store(store)
     manifests = {p.name: opened.open(p.reference)[0] for p in now.stages.values() if p.reference is not None}
     executed = [planned.name for planned in before.to_run]

@@ -10,10 +10,10 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.loading import load
 from flows.parameters import ALL, RECIPE_FILE, override_lines, stage_or_none
 from flows.running import RunFailedError, RunResult, run_plan
 from nanbeige_core.artifacts.store import Store
-from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.recipe.plan import Plan, Selection, make_plan
 from nanbeige_core.report.plan_report import plan_markdown, plan_rows, plan_sentence
 from nanbeige_core.report.run_report import RunFacts, summary_rows, write_run_report
@@ -113,14 +113,18 @@ def cache_directory(store: str) -> Path:
 
 def plan_run(file: str, profile: str, overrides: list[str], store: str, selection: Selection) -> Plan:
     """Load the recipe and plan it against the store."""
-    loaded = load_recipe(Path(file), profile=profile, overrides=overrides)
+    loaded = load(Path(file), profile=profile, overrides=overrides)
     return make_plan(loaded, Store(store, cache_directory(store)), selection)
 
 
 def _show_plan(plan: Plan) -> None:
     log = get_run_logger()
-    for row in plan_rows(plan):
-        log.info("%-7s %-26s %s", row["action"], row["stage"], row["why"])
+    rows = plan_rows(plan)
+    for row in rows:
+        if row["action"] in ("RUN", "RESUME"):
+            log.info("%-7s %-26s %s", row["action"], row["stage"], row["why"])
+    reused = [row["stage"] for row in rows if row["action"] == "HIT"]
+    log.info("%s", plan_sentence(plan) + (f". Reused: {', '.join(reused)}" if reused else ""))
     create_markdown_artifact(plan_markdown(plan), key="plan", description=plan_sentence(plan))
 
 
@@ -144,5 +148,6 @@ def _finish(plan: Plan, result: RunResult, store: str, seconds: float) -> None:
     create_table_artifact(shown, key="summary", description="Every stage: before and after")
     facts = RunFacts(result.executed, seconds, result.failures, result.not_started)
     page = write_run_report(plan, manifests, opened, facts, run_id=str(flow_run.id or "local"))
-    publish_link(page, key="run-report", text="The whole run on one page", description="The whole run on one page")
+    if result.executed or result.failures:  # a run of nothing has no page of its own
+        publish_link(page, key="run-report", text="The whole run on one page", description="The whole run on one page")
     get_run_logger().info("report: %s", page)

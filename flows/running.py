@@ -16,7 +16,7 @@ from nanbeige_core.errors import StageError
 from nanbeige_core.launch.execute import Order
 from nanbeige_core.recipe.plan import Plan, PlannedStage
 from tasks.core_slots import CORE_SLOTS
-from tasks.hand_off import StageCall, configured
+from tasks.hand_off import StageCall, configured, reused
 from tasks.registry import TASKS
 from tasks.workers import WORKERS
 
@@ -66,11 +66,13 @@ def _submit(plan: Plan, result: RunResult, *, store: str, cache: Path) -> "dict[
             name: _given(planned, plan.stages[other], futures.get(other), result)
             for name, other in planned.stage.inputs.items()
         }
+        before = [futures[name] for name in sorted(upstream)]
+        if planned.action == "HIT" and planned.reference is not None:
+            futures[planned.name] = reused(call, planned.reference).submit(wait_for=before, **inputs)
+            continue
         task = configured(TASKS[planned.stage.spec.uses], call)
         # quoted: there is no future to look for in it
-        futures[planned.name] = task.submit(
-            call=quote(call), wait_for=[futures[name] for name in sorted(upstream)], **inputs
-        )
+        futures[planned.name] = task.submit(call=quote(call), wait_for=before, **inputs)
     return futures
 
 

@@ -92,8 +92,10 @@ class Runtime(BaseModel):
     )
     sequence_parallel: bool = False
     context_parallel: int = Field(default=1, ge=1, description="Ranks that share one sequence; refused above 1.")
-    recompute: bool = Field(False, description="Keep no activations inside layers; compute them again backward.")
-    micro_batch_size: int = Field(8, ge=1, description="Sequences per forward pass and rank.")
+    recompute: bool = Field(
+        default=False, description="Keep each layer's input only and compute the layer again in the backward pass."
+    )
+    micro_batch_size: int = Field(default=8, ge=1, description="Sequences per forward pass and rank.")
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
     verifier_url: str = Field(default="", description="Where a stage's verifier_agent is served, ending in /v1.")
     sandbox_url: str = Field(default="", description="SandboxFusion server that runs programs instead of this machine.")

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Task, task
-from prefect.cache_policies import CachePolicy
+from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.serializers import Serializer
+from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
 from nanbeige_core.artifacts.references import ArtifactRef, parse_reference
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Runtime
+from nanbeige_core.errors import ArtifactError
 from nanbeige_core.launch.execute import Made, Order, execute
 from nanbeige_core.stages import STAGES
 from tasks.core_slots import CORE_SLOTS
@@ -109,10 +111,27 @@ def stage_task(uses: str) -> Callable[[Callable[..., Any]], "Task[..., Any]"]:
             description=f"{spec.title} ({spec.source})",
             cache_policy=StageKey(),
             persist_result=True,
-            tags=["stage"],
         )
 
     return wrap
+
+
+def reused(call: StageCall, reference: ArtifactRef) -> "Task[..., Any]":
+    """Return the task of a stage whose artifact the plan found: it checks the artifact and hands its reference on.
+
+    Its state is named Cached, as Prefect's own cache would name it, but there is no cache to ask: the plan has. Should
+    the artifact be gone meanwhile, the stage is executed after all, on the inputs the task is given.
+    """
+
+    def serve(**inputs: ArtifactRef | None) -> Any:
+        try:
+            call.open_store().open(reference)
+        except ArtifactError as error:
+            get_run_logger().warning("%s Made again now.", error)
+            return call.run(**inputs)
+        return Completed(name="Cached", message="its artifact is in the store", data=reference)
+
+    return Task(serve, name=call.order.stage, task_run_name=call.order.stage, cache_policy=NO_CACHE)
 
 
 def configured(stage_function: "Task[..., Any]", call: StageCall) -> "Task[..., Any]":

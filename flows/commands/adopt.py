@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from pydantic import ValidationError
@@ -10,15 +10,15 @@ from rich.markup import escape
 
 from flows.console import FileOption, JsonOption, ProfileOption, SetOption, StoreOption, console, open_store
 from flows.parameters import RECIPE_FILE
-from nanbeige_core.adopt.documents import CorpusFields
-from nanbeige_core.adopt.recognise import recognise
-from nanbeige_core.adopt.register import register as register_source
-from nanbeige_core.adopt.source import Wanted
+from nanbeige_core.artifacts import pins
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import RecipeError
 from nanbeige_core.recipe.adopted import tokenizer_of
 from nanbeige_core.recipe.load import Recipe, load_recipe
 from nanbeige_core.recipe.plan import make_plan
+
+if TYPE_CHECKING:
+    from nanbeige_core.adopt.documents import CorpusFields
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +41,11 @@ def adopt(
     as_json: JsonOption = False,
 ) -> None:
     """Register something from outside as the artifact of a stage, so that the stages after it can use it."""
+    # imported here: NumPy and Arrow would slow the start of every command
+    from nanbeige_core.adopt.recognise import recognise
+    from nanbeige_core.adopt.register import register as register_source
+    from nanbeige_core.adopt.source import Wanted
+
     fields = _fields(category, name, text_field, language, licence)
     recipe = load_recipe(file, profile=profile, overrides=overrides)
     spec = recipe.stage(stage).spec
@@ -48,13 +53,20 @@ def adopt(
     wanted = Wanted(stage, _tokenizer(recipe, stage, opened), _trains_on(recipe, stage))
     source = recognise(path, spec.produces, wanted, fields)
     manifest, made = register_source(opened, stage, spec, source)
+    pins.pin(opened, manifest, f"adopted from {path}")  # no recipe makes it again, and --set alone is no root for gc
     short = manifest.fingerprint[:16]
     if as_json:
-        known = {"address": manifest.reference.address, "fingerprint": manifest.fingerprint, "made": made}
+        known = {
+            "address": manifest.reference.address,
+            "fingerprint": manifest.fingerprint,
+            "made": made,
+            "pinned": True,
+        }
         print(json.dumps({**known, "format": source.format, "set": f"{stage}.adopted={short}"}, indent=1))
         return
     console.print(f"[bold]{manifest.reference.address}[/bold]  {manifest.kind.value}, {source.format}")
     console.print(escape(manifest.outcome.summary if made else "It was adopted before; nothing was written."))
+    console.print(f"It is pinned: gc keeps it until `nanbeige unpin {stage}/{short}`.", highlight=False)
     console.print(f"Use it once:    nanbeige run --set {stage}.adopted={short}", highlight=False)
     console.print(f'Use it always:  stages.{stage}.adopted: "{short}" in {file.name}', highlight=False)
 
@@ -74,7 +86,9 @@ def _trains_on(recipe: Recipe, stage: str) -> bool:
     return any(other.spec.entry.endswith("megatron.pretrain:run") for other in later)
 
 
-def _fields(category: str, name: str, text_field: str, language: str, licence: str) -> CorpusFields:
+def _fields(category: str, name: str, text_field: str, language: str, licence: str) -> "CorpusFields":
+    from nanbeige_core.adopt.documents import CorpusFields
+
     given = {"category": category, "name": name, "text_field": text_field, "licence": licence}
     try:
         return CorpusFields.model_validate({**given, "language": language or None})

@@ -3,13 +3,15 @@
 import json
 import math
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from flows.console import JsonOption, StoreOption, console, open_store, print_rows
-from nanbeige_core.lineage.diff import Diff, Paired, SamplePair, diff
+
+if TYPE_CHECKING:
+    from nanbeige_core.lineage.diff import Diff, Paired, SamplePair
 
 _ARTIFACT = "A stage name, stage/prefix, or a fingerprint prefix."
 _SHOWN_CHARACTERS = 500
@@ -29,6 +31,8 @@ def diff_command(
     as_json: JsonOption = False,
 ) -> None:
     """Put two artifacts side by side: config, inputs, numbers, paired differences with intervals, and samples."""
+    from nanbeige_core.lineage.diff import diff  # here: SciPy and Arrow would slow the start of every command
+
     found = diff(open_store(store), a, b, samples=samples)
     if as_json:
         print(json.dumps(_plain(found), indent=1, ensure_ascii=False))
@@ -36,7 +40,7 @@ def diff_command(
     _show(found, everything)
 
 
-def _plain(found: Diff) -> dict[str, Any]:
+def _plain(found: "Diff") -> dict[str, Any]:
     paired = [{**asdict(one), "verdict": one.verdict} for one in found.paired]
     # infinity (one problem alone has no interval) is not JSON
     finite = [
@@ -46,7 +50,7 @@ def _plain(found: Diff) -> dict[str, Any]:
     return {**asdict(found), "paired": finite}
 
 
-def _show(found: Diff, everything: bool) -> None:
+def _show(found: "Diff", everything: bool) -> None:
     console.print(f"a: [bold]{found.a}[/bold]\nb: [bold]{found.b}[/bold]")
     if found.a == found.b:
         console.print("both are the same artifact")
@@ -73,13 +77,13 @@ def _show(found: Diff, everything: bool) -> None:
         _show_pair(pair)
 
 
-def _paired_line(one: Paired) -> dict[str, Any]:
+def _paired_line(one: "Paired") -> dict[str, Any]:
     line = asdict(one)
     interval = f"[{line.pop('low'):+.4f}, {line.pop('high'):+.4f}]"
     return {**line, "95 % interval": interval, "": one.verdict}
 
 
-def _show_pair(pair: SamplePair) -> None:
+def _show_pair(pair: "SamplePair") -> None:
     console.rule(escape(" · ".join(part for part in (pair.group, pair.subject) if part)))
     if pair.prompt:
         console.print(escape(f"prompt: {_short(pair.prompt)}"))

@@ -11,7 +11,6 @@ from flows.console import JsonOption, StoreOption, console, open_store, print_js
 from flows.exit_codes import ExitCode
 from flows.parameters import ROOT
 from flows.server import DEFAULT_PORT
-from nanbeige_core.doctor import machine, packages
 from nanbeige_core.doctor.finding import Finding
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "red"}
@@ -47,6 +46,8 @@ def doctor(store: StoreOption = "store", as_json: JsonOption = False) -> None:
 
 def examine(store: str) -> list[Finding]:
     """Return every finding; packages first, so that what fails for want of one is explained before it fails."""
+    from nanbeige_core.doctor import machine, packages
+
     opened = open_store(store)
     local = Path(opened.root) if opened.is_local else opened.cache
     findings = [packages.check_python(), *packages.check_packages(ROOT), packages.check_vllm()]

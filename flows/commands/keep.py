@@ -92,6 +92,7 @@ def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Delete; without it nothing is touched.")] = False,
     newest: Annotated[int, typer.Option("--newest", min=0, help="Artifacts of each stage that stay.")] = 2,
     age_hours: Annotated[float, typer.Option("--age-hours", min=0, help="Nothing younger than this goes.")] = 24.0,
+    pages: Annotated[int, typer.Option("--pages", min=0, help="Pages of runs that stay.")] = garbage.PAGES,
     sweeps: Annotated[bool, typer.Option(help="Keep what the sweeps of the recipe file plan.")] = True,
     file: FileOption = RECIPE_FILE,
     store: StoreOption = "store",
@@ -101,12 +102,12 @@ def gc(
 
     Kept are pins and aliases, what any profile or sweep of the recipe file plans, what a running flow or a half-done
     stage reads, the newest of each stage, and all that these were made from. The rest goes: artifacts, abandoned work
-    directories, replaced artifacts, cut-short downloads, stale lock files.
+    directories, replaced artifacts, cut-short downloads, pages of old runs, stale lock files.
     """
     wanted = wanted_addresses(file, sweeps=sweeps)
     opened = open_store(store)
     with garbage.collecting(opened), words_aside(as_json):
-        found = garbage.survey(opened, wanted, newest=newest, age_seconds=age_hours * _HOUR)
+        found = garbage.survey(opened, wanted, newest=newest, age_seconds=age_hours * _HOUR, pages=pages)
         results = [_result(opened, item, delete) for item in found.garbage]
         _print_survey(found, results, delete)
     if as_json:

@@ -19,10 +19,9 @@ from flows.console import (
     print_json,
 )
 from flows.parameters import RECIPE_FILE
-from nanbeige_core.artifacts.store import Store
+from nanbeige_core.artifacts.store import RUNS, Store
 from nanbeige_core.errors import RecipeError
 from nanbeige_core.recipe.plan import Selection
-from nanbeige_core.report.run_report import RUNS, RunFacts, run_page
 
 OutOption = Annotated[Path | None, typer.Option("--out", help="Where to write the page.", dir_okay=False)]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
@@ -46,6 +45,8 @@ def report(
 
     Without --out it goes into the store as `runs/report-PROFILE.html`, or into this folder when the store is remote.
     """
+    from nanbeige_core.report.run_report import RunFacts, run_page  # here: drawing would slow every command's start
+
     opened = open_store(store)
     plan = plan_recipe(file, profile, overrides, store, Selection())
     manifests = {p.name: opened.open(p.reference)[0] for p in plan.stages.values() if p.reference is not None}

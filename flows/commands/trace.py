@@ -2,18 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from flows.console import JsonOption, StoreOption, console, open_store, print_rows
 from nanbeige_core.errors import RecipeError
-from nanbeige_core.lineage.forward import Found, Trained
-from nanbeige_core.lineage.history import ModelStep
-from nanbeige_core.lineage.plain import plain_row, plain_trace, write_rows_behind
-from nanbeige_core.lineage.tables import Row
-from nanbeige_core.lineage.trace import ArtifactTrace, RowTrace, Trace, find_text, trace
+
+if TYPE_CHECKING:
+    from nanbeige_core.lineage.forward import Found, Trained
+    from nanbeige_core.lineage.history import ModelStep
+    from nanbeige_core.lineage.tables import Row
+    from nanbeige_core.lineage.trace import ArtifactTrace, RowTrace, Trace
 
 _SHOWN_CHARACTERS = 400
 
@@ -42,6 +43,9 @@ def trace_command(
     """Say where something comes from and where it went, row by row: reward, problem, checkpoint, documents."""
     if bool(target) == bool(text):
         raise RecipeError("trace needs a target or --text PIECE, one of the two; for example: nanbeige trace rl_stem")
+    from nanbeige_core.lineage.plain import plain_trace  # here: Arrow would slow the start of every command
+    from nanbeige_core.lineage.trace import find_text, trace
+
     opened = open_store(store)
     if text:
         hits = find_text(opened, text, limit=limit)
@@ -61,7 +65,9 @@ def trace_command(
         _show_row(one)
 
 
-def _write(found: Trace, file: Path) -> None:
+def _write(found: "Trace", file: Path) -> None:
+    from nanbeige_core.lineage.plain import write_rows_behind
+
     view = found.artifact.view if found.artifact is not None else None
     if view is None and found.rows and (writers := found.rows[0].row.writers()):
         view = writers[0]
@@ -74,18 +80,20 @@ def _write(found: Trace, file: Path) -> None:
     console.print(escape(f"{count:,} rows behind {view.address} written to {file}"))
 
 
-def _show_hits(hits: list[Row], as_json: bool) -> None:
+def _show_hits(hits: "list[Row]", as_json: bool) -> None:
     if as_json:
+        from nanbeige_core.lineage.plain import plain_row
+
         print(json.dumps({"hits": [plain_row(row) for row in hits]}, indent=1, ensure_ascii=False))
         return
     print_rows([_line(row) for row in hits], f"{len(hits)} rows hold this text; trace one of them by its id")
 
 
-def _line(row: Row) -> dict[str, Any]:
+def _line(row: "Row") -> dict[str, Any]:
     return {"artifact": row.view.address, "what": row.table.what, "row": row.id, "says": row.says}
 
 
-def _show_artifact(found: ArtifactTrace) -> None:
+def _show_artifact(found: "ArtifactTrace") -> None:
     manifest = found.view.manifest
     console.print(f"[bold]{found.view.address}[/bold]  {manifest.kind.value}")
     console.print(escape(manifest.outcome.summary))
@@ -96,7 +104,7 @@ def _show_artifact(found: ArtifactTrace) -> None:
     print_rows(made_into, "made into")
 
 
-def _show_row(found: RowTrace) -> None:
+def _show_row(found: "RowTrace") -> None:
     row = found.row
     console.print(f"[bold]{escape(row.address)}[/bold]  {row.table.what}")
     console.print(escape(row.says))
@@ -117,7 +125,7 @@ def _show_row(found: RowTrace) -> None:
     _show_forward(found)
 
 
-def _show_forward(found: RowTrace) -> None:
+def _show_forward(found: "RowTrace") -> None:
     print_rows([line for one in found.forward.found for line in _found_lines(one)], "became")
     print_rows([line for one in found.forward.trained for line in _trained_lines(one)], "trained on")
     carriers = [
@@ -129,7 +137,7 @@ def _show_forward(found: RowTrace) -> None:
         console.print("no model was trained on it")
 
 
-def _found_lines(one: Found) -> list[dict[str, Any]]:
+def _found_lines(one: "Found") -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = [
         {"artifact": one.artifact, "what": row.table.what, "row": row.id, "says": row.says} for row in one.examples
     ]
@@ -140,7 +148,7 @@ def _found_lines(one: Found) -> list[dict[str, Any]]:
     return lines
 
 
-def _trained_lines(one: Trained) -> list[dict[str, Any]]:
+def _trained_lines(one: "Trained") -> list[dict[str, Any]]:
     if not one.uses:
         return [{"checkpoint": one.artifact, "when": one.missing or "in its data, but no step drew it"}]
     shown = [
@@ -163,7 +171,7 @@ def _when(times: int, first: int, last: int) -> str:
     return f"{steps}, {'once' if times == 1 else f'{times} times'}"
 
 
-def _show_history(steps: list[ModelStep]) -> None:
+def _show_history(steps: "list[ModelStep]") -> None:
     lines: list[dict[str, Any]] = []
     for step in steps:
         if step.adopted or not step.trained_on:

@@ -22,14 +22,16 @@ from filelock import FileLock, Timeout
 from nanbeige_core.artifacts.leases import COLLECTION_LOCK, leased_addresses
 from nanbeige_core.artifacts.manifest import MANIFEST_NAME, Manifest
 from nanbeige_core.artifacts.pins import list_aliases, list_pins
-from nanbeige_core.artifacts.store import CONTROL, Store
+from nanbeige_core.artifacts.store import CONTROL, LATEST, RUNS, Store
 from nanbeige_core.errors import ArtifactError
 
-What = Literal["artifact", "unsealed", "work", "replaced", "download", "record", "lock"]
+What = Literal["artifact", "unsealed", "work", "replaced", "download", "record", "page", "lock"]
 _LOCKED = ("artifact", "unsealed", "work", "lock")
 _KEY = re.compile(r"[0-9a-f]{16}")
 _DELETED = ".deleted-"
 _REPLACED = ".replaced-"
+PAGES = 20
+"""Pages of runs that stay, unless another number is given."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,12 @@ def collecting(store: Store) -> Generator[None]:
         yield
 
 
-def survey(store: Store, planned: Mapping[str, str], *, newest: int, age_seconds: float) -> Survey:
+def survey(store: Store, planned: Mapping[str, str], *, newest: int, age_seconds: float, pages: int = PAGES) -> Survey:
     """Return what may go and what stays, and why; changes nothing but dead runs' leases.
 
     `planned` maps addresses to the reason they are wanted; their half-done work is kept too. `newest` artifacts of each
-    stage stay; nothing younger than `age_seconds` goes. Call it inside `collecting`. Raises ArtifactError for a pin
-    that cannot be read.
+    stage and `pages` pages of runs stay; nothing younger than `age_seconds` goes. Call it inside `collecting`. Raises
+    ArtifactError for a pin that cannot be read.
     """
     manifests = {manifest.reference.address: manifest for manifest in store.manifests()}
     work = list(_work_directories(store))
@@ -85,6 +87,7 @@ def survey(store: Store, planned: Mapping[str, str], *, newest: int, age_seconds
         *_leftovers(store),
         *_downloads(store, kept),
         *_records(store, manifests, kept),
+        *_pages(store, pages),
         *_locks(store),
     ]
     spared: dict[str, str] = {}
@@ -233,6 +236,17 @@ def _records(store: Store, manifests: dict[str, Manifest], kept: dict[str, str])
         if key not in kept:
             why = "Prefect's record of an artifact that is not " + ("kept" if key in manifests else "there")
             yield Garbage("record", key, str(path), _size(path), why)
+
+
+def _pages(store: Store, kept: int) -> Iterator[Garbage]:
+    """Yield the pages of old runs; the one that always holds the newest page, and what `report` wrote, stay."""
+    found: list[str] = store.filesystem.glob(f"{store.root}/{RUNS}/*/index.html")
+    of_runs = [name for name in found if name.rsplit("/", 2)[-2] != LATEST]
+    for name in sorted(of_runs, key=store.filesystem.modified, reverse=True)[kept:]:
+        folder = name.rpartition("/")[0]
+        size = int(store.filesystem.size(name) or 0)
+        why = f"page of an old run; the newest {kept} stay"
+        yield Garbage("page", f"{RUNS}/{folder.rsplit('/', 1)[-1]}", folder, size, why, not store.is_local)
 
 
 def _locks(store: Store) -> Iterator[Garbage]:

@@ -37,6 +37,8 @@ CONTROL = ".control"
 """Directory inside a work directory for job, log and outcome files; never sealed."""
 PINS, ALIASES = ".pins", ".aliases"
 """Directories of the store that hold what people keep (`pins.py`)."""
+RUNS, LATEST = "runs", "latest"
+"""Directory of the store that keeps the pages of runs, and the one in it that always holds the newest page."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,7 @@ class Store:
         return self.look(stage, fingerprint).manifest
 
     def _missing_or_resized(self, where: str, manifest: Manifest) -> str:
-        sizes = {
-            name.removeprefix(where).lstrip("/"): details["size"]
-            for name, details in self.filesystem.find(where, detail=True).items()
-        }
+        sizes = self._sizes(where, manifest)
         for name, entry in manifest.files.items():
             size = sizes.get(name)
             if size != entry.bytes and not self.is_local:  # a listing may lag behind what is there
@@ -112,6 +111,18 @@ class Store:
             return int(self.filesystem.info(path)["size"])
         except FileNotFoundError:
             return None
+
+    def _sizes(self, where: str, manifest: Manifest) -> dict[str, int]:
+        """Return the bytes of the manifest's files that are there."""
+        sizes: dict[str, int] = {}
+        if self.is_local:  # a listing through fsspec takes five times as long, and a plan looks at every stage
+            for name in manifest.files:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    sizes[name] = os.stat(f"{where}/{name}").st_size
+            return sizes
+        for name, details in self.filesystem.find(where, detail=True).items():
+            sizes[name.removeprefix(where).lstrip("/")] = details["size"]
+        return sizes
 
     def manifests(self, stage: str | None = None) -> list[Manifest]:
         """Return every readable manifest, newest first; `stage` limits the search to one stage.

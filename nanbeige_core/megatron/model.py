@@ -58,12 +58,12 @@ def transformer_config(model: ModelConfig, runtime: Runtime) -> Any:
         variable_seq_lengths=runtime.pipeline_parallel > 1,  # micro-batches of one step may differ in shape
         moe_token_dispatcher_type="alltoall",  # no experts here; the default refuses variable lengths
         calculate_per_token_loss=True,
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        bf16=model.dtype == "bfloat16",
         recompute_granularity="full" if runtime.recompute else None,
         recompute_method="uniform" if runtime.recompute else None,
         recompute_num_layers=1 if runtime.recompute else None,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=model.dtype == "bfloat16",
         **device.config_flags(),
     )
 

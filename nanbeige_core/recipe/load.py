@@ -1,17 +1,13 @@
-"""Load `pipelines.yaml`: OmegaConf merges and interpolates, pydantic validates, the graph is checked.
+"""Load `pipelines.yaml`: merged and interpolated (tree.py), validated by pydantic, the graph checked.
 
 Everything that can be known to be wrong before a stage runs is raised here, naming the place in the file.
 """
 
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from nanbeige_core.contract import Runtime
@@ -22,6 +18,7 @@ from nanbeige_core.recipe.measures import known_measures, require_measure
 from nanbeige_core.recipe.overrides import apply_overrides, touched_stages
 from nanbeige_core.recipe.schedules import check_schedules
 from nanbeige_core.recipe.schema import ProfileEntry, RecipeFile, StageEntry, SweepEntry
+from nanbeige_core.recipe.tree import Tree, copied, is_reference, overlay, parse_tree, read_text, resolved
 from nanbeige_core.stages import STAGES, StageSpec
 
 T = TypeVar("T", bound=BaseModel)
@@ -94,27 +91,29 @@ def load_recipe(path: Path, *, profile: str, overrides: list[str] | None = None)
     Raises RecipeError with file and place for unreadable YAML, unknown keys, out-of-range values, unknown stages or
     profiles, inputs of the wrong type, and cycles.
     """
-    source = RecipeSource(path)
-    recipe = source.recipe(profile, overrides or [])
-    source.check_sweeps()
-    return recipe
+    return RecipeSource(path).checked_recipe(profile, overrides or [])
 
 
 class RecipeSource:
     """A recipe file read once, from which recipes under any profile and overrides are made."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str | None = None) -> None:
+        """Parse the file at `path`, or `text` that was read from there."""
         self.path = path
-        self._tree = _read(path)
+        self._tree = parse_tree(read_text(path) if text is None else text, path)
         self.file = _checked_file(self._tree, path)
-        self._merged: dict[str, DictConfig] = {}
-        self._plain: dict[str, dict[str, Any]] = {}
+        self._merged: dict[str, Tree] = {}
+        self._plain: dict[str, Tree] = {}
+        self._sweeps_are_sound = False
 
     def recipe(self, profile: str, overrides: list[str]) -> Recipe:
         """Return the recipe under a profile; raise RecipeError for whatever is wrong with it."""
-        tree = deepcopy(self._merge(profile))
-        apply_overrides(tree, overrides)
-        stages = self._stages(tree)
+        if overrides:
+            tree = copied(self._merge(profile))
+            apply_overrides(tree, overrides)
+            stages = self._stages(resolved(tree, self.path))
+        else:
+            stages = self._stages(self._resolved(profile))
         ordered = _ordered(stages, self.path)
         recipe = Recipe(self.file, self.path, profile, tuple(overrides), {name: stages[name] for name in ordered})
         kept = _without_unread(recipe)
@@ -122,8 +121,16 @@ class RecipeSource:
         check_tokenizers(kept.stages, self.path)
         return kept
 
+    def checked_recipe(self, profile: str, overrides: list[str]) -> Recipe:
+        """Return the recipe under a profile, with the file's sweeps checked too."""
+        recipe = self.recipe(profile, overrides)
+        self.check_sweeps()
+        return recipe
+
     def check_sweeps(self) -> None:
         """Raise RecipeError for a sweep whose profile, overrides, seed fields or measure do not exist."""
+        if self._sweeps_are_sound:
+            return
         checked: set[tuple[str, ...]] = set()
         for name, entry in self.file.sweeps.items():
             seeded = [f"{field}={entry.seeds[0]}" for field in entry.seed_fields]
@@ -136,87 +143,54 @@ class RecipeSource:
                     self._check_changes(entry, changes)
                 except RecipeError as error:
                     raise RecipeError(f"{self.path}: sweeps.{name}: {error}") from error
+        self._sweeps_are_sound = True
 
     def _check_changes(self, entry: SweepEntry, changes: list[str]) -> None:
         """Build the stages that the changes reach, and no others: sweeps are checked at every load."""
         tree = self._merge(entry.profile)
-        if entry.stage not in tree.stages:
+        if entry.stage not in tree["stages"]:
             raise RecipeError(
                 f"metric {entry.metric!r} is of stage {entry.stage!r}, which the recipe lacks; "
-                f"{nearest(entry.stage, map(str, tree.stages))}"
+                f"{nearest(entry.stage, map(str, tree['stages']))}"
             )
         touched = touched_stages(tree, changes) | {entry.stage}
-        if any(text.startswith("shared.") for text in changes):
-            values: Any = OmegaConf.to_container(tree, resolve=False)
-        else:
-            values = {**self._resolved(entry.profile), "shared": {}}
-        part = OmegaConf.create({**values, "stages": {name: values["stages"][name] for name in touched}})
+        shared = any(text.startswith("shared.") or is_reference(text) for text in changes)
+        values = tree if shared else self._resolved(entry.profile)
+        part: Tree = copied({**values, "stages": {name: values["stages"][name] for name in touched}})
         apply_overrides(part, changes)
-        stage = self._stages(part)[entry.stage]
+        stage = self._stages(resolved(part, self.path) if shared else part)[entry.stage]
         require_measure(entry.measure, known_measures(stage.spec, stage.inputs, stage.config), entry.metric)
 
-    def _resolved(self, profile: str) -> dict[str, Any]:
+    def _resolved(self, profile: str) -> Tree:
         if profile not in self._plain:
-            self._plain[profile] = _resolve(self._merge(profile), self.path)
+            self._plain[profile] = resolved(self._merge(profile), self.path)
         return self._plain[profile]
 
-    def _merge(self, profile: str) -> DictConfig:
+    def _merge(self, profile: str) -> Tree:
         if profile not in self.file.profiles:
             raise RecipeError(f"{self.path} has no profile {profile!r}; {nearest(profile, self.file.profiles)}")
         if profile not in self._merged:
             self._merged[profile] = _merge(self._tree, profile, self.path)
         return self._merged[profile]
 
-    def _stages(self, tree: DictConfig) -> dict[str, Stage]:
-        resolved = _resolve(tree, self.path)
+    def _stages(self, tree: Tree) -> dict[str, Stage]:
         return {
-            str(name): _stage(str(name), values, resolved["runtime"], self.path)
-            for name, values in resolved["stages"].items()
+            str(name): _stage(str(name), values, tree["runtime"], self.path) for name, values in tree["stages"].items()
         }
 
 
-def _read(path: Path) -> DictConfig:
-    try:
-        tree = OmegaConf.load(path)
-    except FileNotFoundError as error:
-        raise RecipeError(f"no recipe file at {path}; pass --file or run in the project's folder") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{path} cannot be read as YAML: {error}") from error
-    if not isinstance(tree, DictConfig):
-        raise RecipeError(f"{path} holds a list; a recipe is a mapping with the keys recipe, stages and profiles")
-    return tree
-
-
-def _merge(tree: DictConfig, profile: str, path: Path) -> DictConfig:
-    chosen = tree.profiles[profile]
+def _merge(tree: Tree, profile: str, path: Path) -> Tree:
+    chosen = tree["profiles"][profile]
     for name in chosen.get("stages") or {}:
-        if name not in tree.stages:
+        if name not in tree["stages"]:
             raise RecipeError(
                 f"{path}: profiles.{profile}.stages.{name} overrides a stage the recipe lacks; "
-                f"{nearest(str(name), map(str, tree.stages))}"
+                f"{nearest(str(name), map(str, tree['stages']))}"
             )
-    base = OmegaConf.create(
-        {"shared": tree.get("shared") or {}, "runtime": tree.get("runtime") or {}, "stages": tree.stages}
-    )
-    over = OmegaConf.create(
-        {
-            "shared": chosen.get("shared") or {},
-            "runtime": chosen.get("runtime") or {},
-            "stages": chosen.get("stages") or {},
-        }
-    )
-    merged = OmegaConf.merge(base, over)
-    assert isinstance(merged, DictConfig)
+    merged: Tree = {}
+    for section in ("shared", "runtime", "stages"):  # in this order: stages refer to what is shared
+        merged[section] = overlay(tree.get(section) or {}, chosen.get(section) or {}, merged)
     return merged
-
-
-def _resolve(merged: DictConfig, path: Path) -> dict[str, Any]:
-    try:
-        resolved = OmegaConf.to_container(merged, resolve=True)
-    except OmegaConfBaseException as error:
-        raise RecipeError(f"{path}: an interpolation cannot be resolved: {error}") from error
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
 
 
 def _stage(name: str, values: Any, runtime: dict[str, Any], path: Path) -> Stage:
@@ -329,7 +303,7 @@ def _known_names(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]
 
 def load_recipe_file(path: Path) -> RecipeFile:
     """Return a recipe file's stages, profiles, sweeps and schedules as written, without merging a profile."""
-    return _checked_file(_read(path), path)
+    return _checked_file(parse_tree(read_text(path), path), path)
 
 
 def load_profile_names(path: Path) -> dict[str, ProfileEntry]:
@@ -337,7 +311,7 @@ def load_profile_names(path: Path) -> dict[str, ProfileEntry]:
     return load_recipe_file(path).profiles
 
 
-def _checked_file(tree: DictConfig, path: Path) -> RecipeFile:
-    recipe_file = _validated(RecipeFile, OmegaConf.to_container(tree, resolve=False), str(path))
+def _checked_file(tree: Tree, path: Path) -> RecipeFile:
+    recipe_file = _validated(RecipeFile, tree, str(path))
     check_schedules(recipe_file, path)
     return recipe_file

@@ -6,12 +6,12 @@ stage, and `stage.in.<input>=null` none.
 
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
 
 from nanbeige_core.errors import RecipeError, nearest
+from nanbeige_core.recipe.tree import Tree, copied, is_reference, overlay, referred
 from nanbeige_core.stages import STAGES
 
 _ADOPTED = ".adopted"
@@ -19,21 +19,20 @@ _INPUT = re.compile(r"stages\.(\w+)\.in\.(\w+)")
 _SHARED = re.compile(r"\$\{(shared(?:\.\w+)*)\}")
 
 
-def apply_overrides(tree: DictConfig, overrides: list[str]) -> None:
+def apply_overrides(tree: Tree, overrides: list[str]) -> None:
     """Write each override into the merged recipe tree, in order.
 
     Raises RecipeError for a text without `=`, an unknown stage, or an unknown field; the nearest known name is given.
     """
     for text in overrides:
         full_path = _full_path(tree, _path_of(text), text)
-        _own_copies(tree, full_path.split("."))
         # a fingerprint is text, though 12345678e1234567 would also read as a number
         value = text.partition("=")[2]
         parsed = value.strip() if full_path.endswith(_ADOPTED) else _parse(value, text)
-        OmegaConf.update(tree, full_path, parsed, force_add=True)
+        _write(tree, full_path.split("."), parsed)
 
 
-def touched_stages(tree: DictConfig, overrides: list[str]) -> set[str]:
+def touched_stages(tree: Tree, overrides: list[str]) -> set[str]:
     """Return the stages of a merged tree whose values the overrides can change.
 
     Raises RecipeError as `apply_overrides` does for what the tree does not know.
@@ -45,17 +44,17 @@ def touched_stages(tree: DictConfig, overrides: list[str]) -> set[str]:
         if full_path.startswith("stages."):
             touched.add(full_path.split(".")[1])
             continue
-        for name, values in tree.stages.items():
-            read = _SHARED.findall(json.dumps(OmegaConf.to_container(values, resolve=False)))
+        for name, values in tree["stages"].items():
+            read = _SHARED.findall(json.dumps(values, default=str))
             if any(_one_holds_the_other(full_path, reference) for reference in read):
                 touched.add(str(name))
     return touched
 
 
-def _require_upstream(tree: DictConfig, full_path: str, text: str) -> None:
+def _require_upstream(tree: Tree, full_path: str, text: str) -> None:
     named = _parse(text.partition("=")[2], text)
-    if _INPUT.fullmatch(full_path) and named is not None and named not in tree.stages:
-        known = map(str, tree.stages)
+    if _INPUT.fullmatch(full_path) and named is not None and named not in tree["stages"]:
+        known = map(str, tree["stages"])
         raise RecipeError(
             f"override {text!r} reads stage {named!r}, which the recipe lacks; {nearest(str(named), known)}"
         )
@@ -75,28 +74,42 @@ def _path_of(text: str) -> str:
     return path.strip()
 
 
-def _own_copies(tree: DictConfig, parts: list[str]) -> None:
-    """Replace interpolations on the way to a value by copies: a stage's override must not reach what it shares."""
+def _write(tree: Tree, parts: list[str], value: Any) -> None:
+    """Write a value at its place; what is only referred to on the way there becomes the stage's own copy."""
     node: Any = tree
     for part in parts[:-1]:
-        if not isinstance(node, DictConfig) or part not in node:
-            return
-        if OmegaConf.is_interpolation(node, part):
-            node[part] = OmegaConf.create(OmegaConf.to_container(node[part], resolve=True))
-        node = node[part]
+        key = _key(node, part)
+        below: Any = node[key] if isinstance(node, list) else node.get(key)
+        if is_reference(below):
+            below = copied(referred(tree, below))
+        node[key] = below if isinstance(below, dict | list) else {}
+        node = node[key]
+    last = _key(node, parts[-1])
+    before: Any = node[last] if isinstance(node, list) else node.get(last)
+    node[last] = value if is_reference(before) else overlay(before, value, tree)
 
 
-def _full_path(tree: DictConfig, path: str, text: str) -> str:
+def _key(node: Any, part: str) -> Any:
+    """Return a part of a path as the key it is in `node`: lists are entered by number."""
+    if not isinstance(node, list):
+        return part
+    known = [str(number) for number in range(len(cast(list[Any], node)))]
+    if part not in known:
+        raise RecipeError(f"a list of {len(known)} is entered by number, from 0; found {part!r}")
+    return int(part)
+
+
+def _full_path(tree: Tree, path: str, text: str) -> str:
     head, _, rest = path.partition(".")
     if head == "shared":
-        _require_known(tree.shared, rest, text)
+        _require_known(tree, rest, text)
         return path
-    if head not in tree.stages:
-        known = [*map(str, tree.stages), "shared"]
+    if head not in tree["stages"]:
+        known = [*map(str, tree["stages"]), "shared"]
         raise RecipeError(f"override {text!r} names the stage {head!r}, which the recipe lacks; {nearest(head, known)}")
     if rest.startswith("runtime.") or rest == "adopted":
         return f"stages.{head}.{rest}"
-    uses = tree.stages[head].get("uses") or head
+    uses = tree["stages"][head].get("uses") or head
     if rest.startswith("in."):
         known = STAGES[uses].consumes if uses in STAGES else {}
         if (name := rest.removeprefix("in.")) not in known:
@@ -110,13 +123,13 @@ def _full_path(tree: DictConfig, path: str, text: str) -> str:
     return f"stages.{head}.config.{rest}"
 
 
-def _require_known(shared: Any, rest: str, text: str) -> None:
-    node = shared
+def _require_known(tree: Tree, rest: str, text: str) -> None:
+    node: Any = tree["shared"]
     for part in rest.split("."):
-        if not isinstance(node, DictConfig) or part not in node:
-            known = [str(key) for key in node] if isinstance(node, DictConfig) else []
-            raise RecipeError(f"override {text!r}: shared values have no {part!r}; {nearest(part, known)}")
-        node = node[part]
+        names = cast(Tree, node) if isinstance(node, dict) else {}
+        if part not in names:
+            raise RecipeError(f"override {text!r}: shared values have no {part!r}; {nearest(part, map(str, names))}")
+        node = referred(tree, names[part])
 
 
 def _parse(value: str, text: str) -> Any:

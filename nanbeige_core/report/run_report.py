@@ -13,7 +13,7 @@ from typing import Any
 
 from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.artifacts.manifest import Manifest
-from nanbeige_core.artifacts.store import Store
+from nanbeige_core.artifacts.store import LATEST, RUNS, Store
 from nanbeige_core.recipe.plan import Plan
 from nanbeige_core.report.artifact_files import ArtifactFiles
 from nanbeige_core.report.blocks import verdict_of
@@ -26,9 +26,6 @@ from nanbeige_core.report.timeline import lay_out
 _KEY_DIGITS = 16
 _HEAD_BYTES = 1024
 
-RUNS = "runs"
-"""Folder of the store that keeps the pages of runs."""
-LATEST = "latest"
 TO_ROOT = "../.."
 """The way from a run's page to the store's root."""
 

@@ -141,8 +141,8 @@ def read_answer(answer: dict[str, Any], program: Program, request: str) -> Progr
 
 
 def _cause(name: str) -> Cause:
-    known: tuple[Cause, ...] = ("error", "memory", "output_limit", "protocol")
-    return next((cause for cause in known if cause == name), "protocol")
+    known: dict[str, Cause] = {"error": "error", "memory": "memory", "output_limit": "output_limit"}
+    return known.get(name, "protocol")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from nanbeige_core.adopt.register import register
 from nanbeige_core.adopt.source import AdoptError, Wanted
 from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.artifacts.manifest import Manifest
+from nanbeige_core.artifacts.pins import list_pins
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Runtime
 from nanbeige_core.data.tables import read_rows
@@ -228,6 +229,9 @@ def test_the_command_prints_what_to_set_and_the_plan_takes_it(store: Store, tmp_
     assert run.exit_code == 0, run.output
     shown = CliRunner().invoke(app, ["plan", "--set", json.loads(run.stdout)["set"], *where, "--json"])
     assert {"stage": "ingest", "action": "HIT"}.items() <= json.loads(shown.stdout)[0].items()
+    (pinned,) = list_pins(store)
+    assert pinned.address == json.loads(run.stdout)["address"]
+    assert "mine.jsonl" in pinned.note
 
 
 def test_an_unknown_category_is_refused_before_anything_is_read(tmp_path: Path) -> None:

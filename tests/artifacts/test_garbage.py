@@ -216,3 +216,22 @@ def test_a_remote_store_is_collected_with_its_local_copies(tmp_path: Path) -> No
     assert gone(store) == {"a/1111111111111111"}
     assert (copies[0].exists(), copies[1].exists()) == (False, True)
     assert [found.stage for found in store.manifests()] == ["b"]
+
+
+def test_pages_of_old_runs_go_and_the_newest_and_the_latest_stay(store: Store) -> None:
+    for day, run in enumerate(("oldest", "older", "newest", "latest")):
+        page = Path(store.root) / "runs" / run / "index.html"
+        page.parent.mkdir(parents=True)
+        page.write_text("a page")
+        os.utime(page, (1e9 + day, 1e9 + day))
+    (Path(store.root) / "runs/report-laptop.html").write_text("asked for by a person")
+    with collecting(store):
+        found = survey(store, {}, newest=0, age_seconds=0, pages=1)
+    assert {(item.what, item.key, item.bytes) for item in found.garbage if item.what == "page"} == {
+        ("page", "runs/oldest", 6),
+        ("page", "runs/older", 6),
+    }
+    for item in found.garbage:
+        assert collect(store, item) == ""
+    left = {path.name for path in (Path(store.root) / "runs").iterdir()}
+    assert left == {"newest", "latest", "report-laptop.html"}

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,12 +52,23 @@ def wait_until_gone(words: str, seconds: float = 20) -> bool:
     return False
 
 
-def test_a_run_makes_every_artifact_and_the_next_one_none(prefect_api: str, tmp_path: Path) -> None:
-    file = recipe_file(tmp_path)
-    first = nanbeige("run", "--file", str(file), cwd=tmp_path, api=prefect_api)
+@pytest.fixture(scope="module")
+def ran(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run the recipe once; return the folder of recipe and store."""
+    folder = tmp_path_factory.mktemp("ran")
+    first = nanbeige("run", "--file", str(recipe_file(folder)), cwd=folder, api=prefect_api)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "2 of 2 stages to run" in first.stdout
-    second = nanbeige("run", "--file", str(file), cwd=tmp_path, api=prefect_api)
+    return folder
+
+
+def run_on_a_copy(ran: Path, folder: Path, api: str) -> "subprocess.CompletedProcess[str]":
+    return nanbeige("run", "--file", str(ran / "pipelines.yaml"), cwd=folder, api=api)
+
+
+def test_a_run_makes_every_artifact_and_the_next_one_none(prefect_api: str, ran: Path, tmp_path: Path) -> None:
+    shutil.copytree(ran / "store", tmp_path / "store")
+    second = run_on_a_copy(ran, tmp_path, prefect_api)
     assert second.returncode == 0
     assert "0 of 2 stages to run" in second.stdout
     pages = list((tmp_path / "store/runs").glob("*/index.html"))
@@ -81,12 +93,11 @@ def test_a_failed_stage_is_named_and_the_other_branch_goes_on(prefect_api: str, 
     assert "absent.jsonl" in page
 
 
-def test_a_deleted_artifact_is_made_again(prefect_api: str, tmp_path: Path) -> None:
-    file = recipe_file(tmp_path)
-    nanbeige("run", "--file", str(file), cwd=tmp_path, api=prefect_api)
+def test_a_deleted_artifact_is_made_again(prefect_api: str, ran: Path, tmp_path: Path) -> None:
+    shutil.copytree(ran / "store", tmp_path / "store")
     for path in (tmp_path / "store/second").glob("*/documents/*"):
         path.unlink()
-    run = nanbeige("run", "--file", str(file), cwd=tmp_path, api=prefect_api)
+    run = run_on_a_copy(ran, tmp_path, prefect_api)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "1 of 2 stages to run" in run.stdout
     assert list((tmp_path / "store/second").glob("*/documents/*"))

@@ -48,6 +48,19 @@ def test_an_override_changes_the_price(tmp_path: Path) -> None:
     assert tokens("--set", "cold_start_sft.epochs=4") == pytest.approx(2 * tokens())
 
 
+def test_an_adopted_stage_and_what_it_alone_reads_cost_nothing_and_the_rest_is_priced(tmp_path: Path) -> None:
+    plain = json.loads(nanbeige("price", "--json", store=tmp_path))["stages"]
+    adopted = "fgwsd_decay.adopted=0123456789abcdef"
+    shown = json.loads(nanbeige("price", "--json", "--set", adopted, store=tmp_path))
+    stages = shown["stages"]
+    for name in ("fgwsd_decay", "fgwsd_hq_stable", "fgwsd_warmup"):
+        assert stages[name]["flops"]["high"] == stages[name]["money"]["high"] == stages[name]["seconds"]["high"] == 0
+    for name in ("teacher", "cold_start_sft", "rl_stem", "export"):
+        assert stages[name]["flops"] == plain[name]["flops"]
+    text = nanbeige("price", "--set", adopted, store=tmp_path)
+    assert "note fgwsd_decay: adopted" in text
+
+
 def test_another_rate_card_changes_the_money(tmp_path: Path) -> None:
     card = tmp_path / "rates.yaml"
     text = SHIPPED.read_text()
@@ -93,11 +106,11 @@ def test_what_was_measured_of_this_machine_is_used_and_named(tmp_path: Path) -> 
     assert "measured on here, 2026-01-02T03:04" in nanbeige("price", store=tmp_path)
 
 
-def test_a_plan_with_its_price_takes_no_more_than_two_seconds_of_processor_time(tmp_path: Path) -> None:
+def test_a_plan_with_its_price_takes_less_than_a_second_of_processor_time(tmp_path: Path) -> None:
     nanbeige("plan", "--json", store=tmp_path)  # imports
     begun = time.process_time()
-    nanbeige("plan", "--profile", "nanbeige4-3b", "--json", store=tmp_path)
-    assert time.process_time() - begun < 2  # 0.8 on an idle core, sweeps of all profiles checked
+    nanbeige("plan", "--profile", "nanbeige4-3b", "--json", "--set", "shared.seed=77", store=tmp_path)
+    assert time.process_time() - begun < 1  # a sixth of it on an idle core, sweeps of all profiles checked
 
 
 def test_a_missing_rate_card_is_an_error_of_the_request(tmp_path: Path) -> None:

@@ -30,6 +30,17 @@ def test_the_loss_does_not_depend_on_the_micro_batch_size(open_trainer: Open) ->
     assert whole.grad_norm == pytest.approx(cut.grad_norm, rel=1e-5)
 
 
+def test_recomputing_layers_changes_no_bit_of_a_step(open_trainer: Open) -> None:
+    found: list[tuple[float, float, list[Tensor]]] = []
+    for recompute in (False, True):
+        trainer = open_trainer(runtime=Runtime(recompute=recompute))
+        stats = [step(trainer, number) for number in range(2)][-1]
+        found.append((stats.loss, stats.grad_norm, [weight.detach().clone() for weight in trainer.model.parameters()]))
+    plain, again = found
+    assert plain[:2] == again[:2]
+    assert all(torch.equal(a, b) for a, b in zip(plain[2], again[2], strict=True))
+
+
 @torch.no_grad()
 def logits_of(trainer: Trainer, batch: Batch) -> Tensor:
     return forward_logits(trainer.model.parts[0], batch)

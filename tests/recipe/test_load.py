@@ -264,3 +264,10 @@ def test_dpd_reads_a_teacher_or_its_cached_logits_but_not_both(tmp_path: Path) -
     del inputs["teacher"]
     path.write_text(yaml.safe_dump(tree))
     assert load_recipe(path, profile="laptop").stages["dpd"].inputs["teacher_logits"] == "teacher_logits"
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pipelines.yaml"
+    path.write_text("recipe: one\nrecipe: two\n")
+    with pytest.raises(RecipeError, match="duplicate key recipe"):
+        load_recipe(path, profile="laptop")

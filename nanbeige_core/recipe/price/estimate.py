@@ -4,7 +4,8 @@ Pure arithmetic on the loaded recipe and a rate card: no artifact is read and no
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from graphlib import TopologicalSorter
 
 from nanbeige_core.errors import RecipeError
 from nanbeige_core.recipe.load import Recipe, Stage
@@ -13,7 +14,7 @@ from nanbeige_core.recipe.price.peak_memory import peak_memory
 from nanbeige_core.recipe.price.ranges import NOTHING, Range
 from nanbeige_core.recipe.price.rates import Device, RateCard
 from nanbeige_core.recipe.price.timing import Speed, work_seconds
-from nanbeige_core.recipe.price.work import Cost, Made, Processing, Sampling, Work
+from nanbeige_core.recipe.price.work import Cost, Made, Processing, Sampling, Training, Work
 
 HOUR = 3600.0
 MILLION = 1e6
@@ -24,8 +25,13 @@ ENGINE_NOTE = (
 )
 MEMORY_NOTE = (
     "the expected peak does not fit one device: raise runtime.tensor_parallel (and processes with it), set "
-    "runtime.sequence_parallel, or lower runtime.micro_batch_size"
+    "runtime.sequence_parallel or runtime.recompute, or lower runtime.micro_batch_size"
 )
+
+ADOPTED_NOTE = (
+    "adopted: the artifact is there and costs nothing; what comes after it is priced for its stage's own size"
+)
+UNREAD_NOTE = "only an adopted stage would read it: it does not run"
 
 
 @dataclass(frozen=True)
@@ -127,16 +133,23 @@ def price_recipe(
     chosen = rates.device(name)
     speed = Speed(chosen, calibration if calibration and calibration.device == name else None)
     prices: dict[str, StagePrice] = {}
-    for stage, cost in expected_costs(recipe, rates, corpus_tokens=corpus_tokens).items():
-        prices[stage] = _price(recipe.stages[stage], cost, rates, name, speed)
+    needed = recipe.needed()
+    for stage_name, cost in expected_costs(recipe, rates, corpus_tokens=corpus_tokens).items():
+        stage = recipe.stages[stage_name]
+        runs = stage_name in needed and not stage.adopted
+        prices[stage_name] = _price(stage, cost, rates, name, speed) if runs else _free(stage, name)
     return RecipePrice(recipe, rates, name, speed.calibration, prices)
 
 
 def expected_costs(recipe: Recipe, rates: RateCard, *, corpus_tokens: float | None = None) -> dict[str, Cost]:
-    """Return what each stage declares, in the order of the recipe: a stage reads what earlier ones are to make."""
+    """Return what each stage declares, in the order of the recipe: a stage reads what earlier ones are to make.
+
+    An adopted artifact is taken to be of the size that its stage would have made.
+    """
     costs: dict[str, Cost] = {}
-    for name, stage in recipe.stages.items():
-        made = {key: costs[upstream].made for key, upstream in stage.inputs.items()}
+    for name in _in_order(recipe):
+        stage = recipe.stages[name]
+        made = {key: costs[upstream].made for key, upstream in {**stage.stands_for, **stage.inputs}.items()}
         function = stage.spec.cost_function()
         if function is None:
             costs[name] = Cost(Made(), NOTHING).noting(
@@ -150,7 +163,13 @@ def expected_costs(recipe: Recipe, rates: RateCard, *, corpus_tokens: float | No
         if corpus_tokens is not None and stage.spec.uses == "ingest":
             cost = _scaled_corpus(cost, rates, corpus_tokens)
         costs[name] = cost
-    return costs
+    return {name: costs[name] for name in recipe.stages}
+
+
+def _in_order(recipe: Recipe) -> list[str]:
+    """Return the stages after what they read, and after what they would have read were they not adopted."""
+    edges = {name: (*stage.inputs.values(), *stage.stands_for.values()) for name, stage in recipe.stages.items()}
+    return list(TopologicalSorter(edges).static_order())
 
 
 def _scaled_corpus(cost: Cost, rates: RateCard, tokens: float) -> Cost:
@@ -169,6 +188,9 @@ def _scaled_corpus(cost: Cost, rates: RateCard, tokens: float) -> Cost:
 
 
 def _price(stage: Stage, cost: Cost, rates: RateCard, device_name: str, speed: Speed) -> StagePrice:
+    if stage.runtime.recompute:
+        again = [replace(each, recompute=True) if isinstance(each, Training) else each for each in cost.work]
+        cost = replace(cost, work=tuple(again))
     on_cores = all(isinstance(work, Processing) for work in cost.work)
     name = rates.core if on_cores and speed.device.kind == "accelerator" else device_name
     device = rates.device(name)
@@ -201,6 +223,25 @@ def _price(stage: Stage, cost: Cost, rates: RateCard, device_name: str, speed: S
         counts=cost.counts,
         parts=parts,
         notes=(*cost.notes, *_device_notes(cost, stage, device, memory)),
+    )
+
+
+def _free(stage: Stage, device: str) -> StagePrice:
+    """Return the price of a stage that does not run: adopted, or read by adopted stages only."""
+    amounts = ("documents", "tokens", "flops", "seconds", "device_hours", "core_hours", "memory_bytes")
+    return StagePrice(
+        stage=stage.name,
+        title=stage.spec.title,
+        device=device,
+        devices=stage.runtime.processes,
+        memory_limit=None,
+        storage_bytes=NOTHING,
+        api_calls=NOTHING,
+        money=NOTHING,
+        counts={},
+        parts=(),
+        notes=(ADOPTED_NOTE if stage.adopted else UNREAD_NOTE,),
+        **dict.fromkeys(amounts, NOTHING),
     )
 
 

@@ -28,6 +28,7 @@ class Layout:
     pipeline_parallel: int = 1
     data_parallel: int = 1
     sequence_parallel: bool = False
+    recompute: bool = False
 
     @classmethod
     def of(cls, runtime: Runtime) -> "Layout":
@@ -38,6 +39,7 @@ class Layout:
             runtime.pipeline_parallel,
             max(runtime.processes // shards, 1),
             runtime.sequence_parallel,
+            runtime.recompute,
         )
 
 
@@ -76,6 +78,12 @@ def layer_activation_bytes(decoder: Decoder, tokens: float, layout: Layout) -> f
     return tokens * (whole + split) * decoder.dtype_bytes
 
 
+def layer_input_bytes(decoder: Decoder, tokens: float, layout: Layout) -> float:
+    """Return a layer's input, all that full recomputation keeps of it (2 s b h in arXiv 2205.05198, section 5)."""
+    shards = layout.tensor_parallel if layout.sequence_parallel else 1
+    return tokens * decoder.model.hidden_size * decoder.dtype_bytes / shards
+
+
 def logits_bytes(decoder: Decoder, tokens: float, layout: Layout) -> float:
     """Return what the loss holds at its peak: logits, their fp32 log-softmax, and the fp32 gradient."""
     columns = padded_vocab_size(decoder.vocab_size) / layout.tensor_parallel
@@ -86,7 +94,10 @@ def activation_bytes(decoder: Decoder, tokens: float, layout: Layout, *, micro_b
     """Return the activations of the first pipeline stage, or of the one stage there is, at their peak."""
     in_flight = min(layout.pipeline_parallel, max(micro_batches, 1))
     layers = decoder.model.layers / layout.pipeline_parallel * in_flight
-    kept = layers * layer_activation_bytes(decoder, tokens, layout)
+    whole = layer_activation_bytes(decoder, tokens, layout)
+    kept = layers * (layer_input_bytes(decoder, tokens, layout) if layout.recompute else whole)
+    if layout.recompute:
+        return kept + max(whole, logits_bytes(decoder, tokens, layout))  # one layer at a time, after the loss
     if layout.pipeline_parallel > 1:
         return max(kept, kept / in_flight + logits_bytes(decoder, tokens, layout))
     return kept + logits_bytes(decoder, tokens, layout)

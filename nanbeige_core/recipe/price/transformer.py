@@ -99,6 +99,10 @@ class Decoder(NamedTuple):
         """Return the operations of reading `tokens` with logits for each of them."""
         return as_range(tokens) * (self.body_flops + self.output_flops) + self.attention_flops(pairs)
 
+    def layers_flops(self, tokens: Range | float, pairs: Range | float) -> Range:
+        """Return the operations of one forward pass through the layers, which is what recomputation adds."""
+        return as_range(tokens) * self.body_flops + self.attention_flops(pairs)
+
     def training_flops(self, tokens: Range | float, pairs: Range | float) -> Range:
         """Return the operations of a forward and a backward pass over `tokens`."""
         matrices = as_range(tokens) * ((1 + BACKWARD_MATRICES) * (self.body_flops + self.output_flops))

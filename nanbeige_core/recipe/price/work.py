@@ -27,6 +27,8 @@ class Training:
     """Tokens that see one another."""
     micro_tokens: float
     """Positions of one micro-batch."""
+    recompute: bool = False
+    """Whether the backward pass computes each layer's forward pass again."""
 
     @property
     def computed_tokens(self) -> Range:
@@ -36,7 +38,9 @@ class Training:
     @property
     def flops(self) -> Range:
         """Return operations executed."""
-        return self.decoder.training_flops(self.tokens, packed_pairs(self.tokens, self.segment))
+        pairs = packed_pairs(self.tokens, self.segment)
+        once = self.decoder.training_flops(self.tokens, pairs)
+        return once + self.decoder.layers_flops(self.tokens, pairs) if self.recompute else once
 
 
 @dataclass(frozen=True)
