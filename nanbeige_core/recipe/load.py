@@ -224,16 +224,29 @@ def _stage(name: str, values: Any, runtime: dict[str, Any], path: Path) -> Stage
     spec = STAGES[uses]
     inputs = _checked_inputs({key: made for key, made in entry.inputs.items() if made is not None}, spec, place)
     adopted = _adopted(name, entry.adopted, place)
+    config = _validated(spec.config_class(), entry.config, f"{place}.config")
+    execution = _validated(Runtime, {**runtime, **entry.runtime}, f"{place}.runtime")
+    _require_endpoint(config, execution, place)
     return Stage(
         name=name,
         spec=spec,
         inputs={} if adopted else inputs,
-        config=_validated(spec.config_class(), entry.config, f"{place}.config"),
-        runtime=_validated(Runtime, {**runtime, **entry.runtime}, f"{place}.runtime"),
+        config=config,
+        runtime=execution,
         adopted=adopted,
         stands_for=inputs if adopted else {},
         when_read=entry.when_read,
     )
+
+
+def _require_endpoint(config: IdentityConfig, runtime: Runtime, place: str) -> None:
+    served = config.served_models()
+    if served and not runtime.endpoint_url.startswith(("http://", "https://")):
+        raise RecipeError(
+            f"{place}.config names the served model{'s' * (len(served) > 1)} {', '.join(served)}, but "
+            f"runtime.endpoint_url is {runtime.endpoint_url!r}: expected an OpenAI-compatible address such as "
+            "http://127.0.0.1:8000/v1. Set it, or name only teacher and student."
+        )
 
 
 def _adopted(name: str, value: str, place: str) -> str:
