@@ -185,14 +185,15 @@ def _read(path: Path) -> DictConfig:
 
 def _merge(tree: DictConfig, profile: str, path: Path) -> DictConfig:
     chosen = tree.profiles[profile]
+    stages = _chain(tree, profile, path)
     for name in chosen.get("stages") or {}:
-        if name not in tree.stages:
+        if name not in stages:
             raise RecipeError(
                 f"{path}: profiles.{profile}.stages.{name} overrides a stage the recipe lacks; "
-                f"{nearest(str(name), map(str, tree.stages))}"
+                f"{nearest(str(name), map(str, stages))}"
             )
     base = OmegaConf.create(
-        {"shared": tree.get("shared") or {}, "runtime": tree.get("runtime") or {}, "stages": tree.stages}
+        {"shared": tree.get("shared") or {}, "runtime": tree.get("runtime") or {}, "stages": stages}
     )
     over = OmegaConf.create(
         {
@@ -204,6 +205,14 @@ def _merge(tree: DictConfig, profile: str, path: Path) -> DictConfig:
     merged = OmegaConf.merge(base, over)
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _chain(tree: DictConfig, profile: str, path: Path) -> DictConfig:
+    """Return the stages a profile runs: the recipe's, or those of the chain it names."""
+    name, chains = tree.profiles[profile].get("chain") or "", tree.get("chains") or {}
+    if name and name not in chains:
+        raise RecipeError(f"{path}: profiles.{profile}.chain is {name!r}; {nearest(name, map(str, chains))}")
+    return chains[name] if name else tree.stages
 
 
 def _resolve(merged: DictConfig, path: Path) -> dict[str, Any]:
