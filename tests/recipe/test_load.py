@@ -241,3 +241,24 @@ def test_dpd_reads_a_teacher_or_its_cached_logits_but_not_both(tmp_path: Path) -
     del inputs["teacher"]
     path.write_text(yaml.safe_dump(tree))
     assert load_recipe(path, profile="laptop").stages["dpd"].inputs["teacher_logits"] == "teacher_logits"
+
+
+def test_the_profile_of_an_existing_model_runs_its_own_chain_and_no_pretraining() -> None:
+    stages = load_recipe(RECIPE_FILE, profile="smollm2-135m").stages
+    order = ["import_model", "cold_start_sft", "refinement", "overall_sft", "dpd", "rl_stem", "export"]
+    assert [name for name in stages if name in order] == order
+    assert not any(name.startswith("fgwsd") for name in stages)
+    assert stages["import_model"].config.model.tied_embeddings  # type: ignore[attr-defined]
+
+
+def test_a_profile_of_an_unknown_chain_names_the_known_ones(tmp_path: Path) -> None:
+    path = written(tmp_path, chains={"short": {"ingest": {}}}, profiles={"laptop": {"title": "small", "chain": "shrt"}})
+    with pytest.raises(RecipeError, match=r"profiles\.laptop\.chain is 'shrt'; did you mean 'short'"):
+        load_recipe(path, profile="laptop")
+
+
+def test_a_profile_overrides_stages_of_its_own_chain_only(tmp_path: Path) -> None:
+    profile = {"title": "small", "chain": "short", "stages": {"quality_tagging": {}}}
+    path = written(tmp_path, chains={"short": {"ingest": {}}}, profiles={"laptop": profile})
+    with pytest.raises(RecipeError, match=r"stages\.quality_tagging overrides a stage the recipe lacks"):
+        load_recipe(path, profile="laptop")
