@@ -27,7 +27,9 @@ def complete_sweep(context: typer.Context, incomplete: str) -> list[str]:
 def complete_override(context: typer.Context, incomplete: str) -> list[str]:
     """Offer `stage.`, then `stage.field=`, for `--set`."""
     stage, dot, _ = incomplete.partition(".")
-    stages = _recipe(context).get("stages") or {}
+    tree = _recipe(context)
+    chains = (tree.get("chains") or {}).values()
+    stages = {name: entry for part in (tree.get("stages") or {}, *chains) for name, entry in part.items()}
     if not dot:
         return _beginning([f"{name}." for name in stages], incomplete)
     from nanbeige_core.stages import STAGES

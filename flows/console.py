@@ -30,7 +30,9 @@ _STYLES = {"HIT": "green", "RUN": "yellow", "RESUME": "cyan", "SKIP": "dim"}
 
 ProfileOption = Annotated[
     str,
-    typer.Option("--profile", "-p", help="laptop, ablation-1b or nanbeige4-3b.", autocompletion=complete_profile),
+    typer.Option(
+        "--profile", "-p", help="laptop, smollm2-135m, ablation-1b or nanbeige4-3b.", autocompletion=complete_profile
+    ),
 ]
 FromOption = Annotated[
     str, typer.Option("--from", help="Run this stage and all that depend on it.", autocompletion=complete_stage)

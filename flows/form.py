@@ -34,7 +34,7 @@ def _merged(entry: dict[str, Any], field: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(file: RecipeFile) -> dict[str, dict[str, Any]]:
-    stages = list(file.stages)
+    stages = file.stage_names()
     sizes = "; ".join(f"{name}: {entry.title}" for name, entry in file.profiles.items())
     return {
         "profile": {

@@ -99,6 +99,12 @@ class Runtime(BaseModel):
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
     verifier_url: str = Field(default="", description="Where a stage's verifier_agent is served, ending in /v1.")
     sandbox_url: str = Field(default="", description="SandboxFusion server that runs programs instead of this machine.")
+    endpoint_url: str = Field(
+        default="", description="Where models that a stage's config names are served, ending in /v1."
+    )
+    endpoint_key_file: str = Field(default="", description="File whose first line is the endpoint's key; empty = none.")
+    endpoint_seconds: float = Field(default=120.0, gt=0, description="Longest wait for one answer of the endpoint.")
+    endpoint_retries: int = Field(default=5, ge=0, description="Times an unanswered request is asked again.")
     checkpoint_seconds: float = Field(default=120.0, gt=0, description="Longest time between two resume points.")
     timeout_seconds: float | None = Field(default=None, gt=0)
     retries: int = Field(default=0, ge=0)

@@ -181,16 +181,26 @@ class RecipeSource:
 
 def _merge(tree: Tree, profile: str, path: Path) -> Tree:
     chosen = tree["profiles"][profile]
+    stages = _chain(tree, profile, path)
     for name in chosen.get("stages") or {}:
-        if name not in tree["stages"]:
+        if name not in stages:
             raise RecipeError(
                 f"{path}: profiles.{profile}.stages.{name} overrides a stage the recipe lacks; "
-                f"{nearest(str(name), map(str, tree['stages']))}"
+                f"{nearest(str(name), map(str, stages))}"
             )
+    base = {"shared": tree.get("shared") or {}, "runtime": tree.get("runtime") or {}, "stages": stages}
     merged: Tree = {}
-    for section in ("shared", "runtime", "stages"):  # in this order: stages refer to what is shared
-        merged[section] = overlay(tree.get(section) or {}, chosen.get(section) or {}, merged)
+    for section, values in base.items():  # in this order: stages refer to what is shared
+        merged[section] = overlay(values, chosen.get(section) or {}, merged)
     return merged
+
+
+def _chain(tree: Tree, profile: str, path: Path) -> Tree:
+    """Return the stages a profile runs: the recipe's, or those of the chain it names."""
+    name, chains = tree["profiles"][profile].get("chain") or "", tree.get("chains") or {}
+    if name and name not in chains:
+        raise RecipeError(f"{path}: profiles.{profile}.chain is {name!r}; {nearest(name, map(str, chains))}")
+    return chains[name] if name else tree["stages"]
 
 
 def _stage(name: str, values: Any, runtime: dict[str, Any], path: Path) -> Stage:
@@ -202,16 +212,29 @@ def _stage(name: str, values: Any, runtime: dict[str, Any], path: Path) -> Stage
     spec = STAGES[uses]
     inputs = _checked_inputs({key: made for key, made in entry.inputs.items() if made is not None}, spec, place)
     adopted = _adopted(name, entry.adopted, place)
+    config = _validated(spec.config_class(), entry.config, f"{place}.config")
+    execution = _validated(Runtime, {**runtime, **entry.runtime}, f"{place}.runtime")
+    _require_endpoint(config, execution, place)
     return Stage(
         name=name,
         spec=spec,
         inputs={} if adopted else inputs,
-        config=_validated(spec.config_class(), entry.config, f"{place}.config"),
-        runtime=_validated(Runtime, {**runtime, **entry.runtime}, f"{place}.runtime"),
+        config=config,
+        runtime=execution,
         adopted=adopted,
         stands_for=inputs if adopted else {},
         when_read=entry.when_read,
     )
+
+
+def _require_endpoint(config: IdentityConfig, runtime: Runtime, place: str) -> None:
+    served = config.served_models()
+    if served and not runtime.endpoint_url.startswith(("http://", "https://")):
+        raise RecipeError(
+            f"{place}.config names the served model{'s' * (len(served) > 1)} {', '.join(served)}, but "
+            f"runtime.endpoint_url is {runtime.endpoint_url!r}: expected an OpenAI-compatible address such as "
+            "http://127.0.0.1:8000/v1. Set it, or name only teacher and student."
+        )
 
 
 def _adopted(name: str, value: str, place: str) -> str:

@@ -34,9 +34,10 @@ class StageEntry(_Section):
 
 
 class ProfileEntry(_Section):
-    """Values that one profile overrides; it never adds or removes stages."""
+    """Values that one profile overrides; which stages run is said by the recipe, or by the chain it names."""
 
     title: str
+    chain: str = Field("", description="The chain it runs instead of the recipe's stages; empty = the recipe's.")
     cores: int = Field(2, ge=1, description="Ranks times threads that may run at once on this machine.")
     device: str = Field("h100-sxm", description="Device of the rate card that `price` takes for one rank.")
     shared: dict[str, Any] = Field(default_factory=dict)
@@ -116,6 +117,14 @@ class RecipeFile(_Section):
     shared: dict[str, Any] = Field(default_factory=dict, description="Values that several stages interpolate.")
     runtime: dict[str, Any] = Field(default_factory=dict)
     stages: dict[str, StageEntry] = Field(min_length=1)
+    chains: dict[str, dict[str, StageEntry]] = Field(
+        default_factory=dict[str, dict[str, StageEntry]],
+        description="Other stages and edges, such as those that begin with an existing model; a profile names one.",
+    )
     profiles: dict[str, ProfileEntry] = Field(min_length=1)
     sweeps: dict[str, SweepEntry] = Field(default_factory=dict[str, SweepEntry])
     schedules: dict[str, ScheduleEntry] = Field(default_factory=dict)
+
+    def stage_names(self) -> list[str]:
+        """Return every stage of the recipe and of its chains, each once, in the order of the file."""
+        return list(dict.fromkeys([*self.stages, *(name for chain in self.chains.values() for name in chain)]))

@@ -1,10 +1,12 @@
 """The dynamic checklist of deliberative refinement: what a good response to this one instruction must show.
 
-Three to eight weighted items are derived from the instruction's domain, language, verifier and wording
-(TICK, arXiv 2410.03608). An item that must pass vetoes acceptance whatever the score.
+Three to eight weighted items (TICK, arXiv 2410.03608): rules that follow from the instruction's domain, language,
+verifier and wording, and, where a model writes them, questions about this instruction alone. An item that must pass
+vetoes acceptance whatever the score.
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from nanbeige_core.rl.prompts import PromptRow
@@ -13,6 +15,11 @@ BRIEF = re.compile(r"\b(briefly|one sentence|one word|in short|tell me)\b|一句
 STEPS = re.compile(r"\b(step by step|show your work|explain|why)\b|步骤|解释|为什么", re.IGNORECASE)
 CODE_WORDS = re.compile(r"\b(function|python|program|def)\b|函数|程序", re.IGNORECASE)
 TOOL_WORDS = re.compile(r"\b(use|call)\b.*\b(tool|calculator)\b|工具计算|调用", re.IGNORECASE)
+
+
+MOST_ITEMS = 8
+ASKED = "asked_"
+"""Checks that begin so are questions a model judge answers."""
 
 
 class Item(NamedTuple):
@@ -24,8 +31,8 @@ class Item(NamedTuple):
     text: str
 
 
-def build_checklist(row: PromptRow) -> list[Item]:
-    """Derive the checklist of one instruction; the same row always gives the same items."""
+def build_checklist(row: PromptRow, questions: Sequence[str] = ()) -> list[Item]:
+    """Derive the checklist of one instruction: its rules, then as many written questions as there is room for."""
     items = [Item("well_formed", 2.0, True, "One closed think block, then an answer.")]
     items += _domain_items(row)
     items.append(Item("language", 1.0, row.language == "zh", f"Answers in the prompt's language ({row.language})."))
@@ -35,7 +42,8 @@ def build_checklist(row: PromptRow) -> list[Item]:
         items.append(Item("brief", 1.0, False, "Is as short as the instruction asks."))
     if STEPS.search(row.prompt):
         items.append(Item("shows_reasoning", 1.0, False, "Gives reasons before the answer."))
-    return items
+    asked = [Item(f"{ASKED}{number}", 1.0, False, text) for number, text in enumerate(questions, start=1)]
+    return items + asked[: MOST_ITEMS - len(items)]
 
 
 def _domain_items(row: PromptRow) -> list[Item]:

@@ -11,10 +11,11 @@ from typing import NamedTuple
 from nanbeige_core.recipe.configs.base import SamplingConfig
 from nanbeige_core.recipe.configs.sft import RefinementConfig
 from nanbeige_core.rl.prompts import PromptRow
-from nanbeige_core.sft.chat import Message, render_response
+from nanbeige_core.sft.chat import Message, render_response, split_response
 from nanbeige_core.sft.checklist import Item, build_checklist
 from nanbeige_core.sft.evaluators import Case, Evaluation, Judge, evaluate
-from nanbeige_core.sft.sampling import Drawn, Sampler, ask
+from nanbeige_core.sft.requests import ask_checklist, ask_critique, ask_plainly, read_checklist
+from nanbeige_core.sft.sampling import Drawn, Writer, ask
 
 COOLER, WARMER = 0.5, 1.3
 """Factors on the temperature: form was broken, so sample more safely; the answer was wrong, so look elsewhere."""
@@ -43,6 +44,8 @@ class Deliberation:
     drafts: list[Draft] = field(default_factory=list[Draft])
     rounds: int = 0
     active: bool = True
+    remarks: dict[int, str] = field(default_factory=dict[int, str])
+    """What the critic wrote after each round."""
 
     @property
     def best(self) -> Draft | None:
@@ -55,17 +58,23 @@ class Deliberation:
 
 
 class Writers(NamedTuple):
-    """Who drafts and revises."""
+    """Who drafts, revises, and, where somebody does, criticises in words of their own.
 
-    teacher: Sampler
-    student: Sampler
+    `plain` teachers do not know the project's format: they are shown what a verifier needs.
+    """
+
+    teacher: Writer
+    student: Writer
+    critic: Writer | None = None
+    plain: bool = False
 
 
 def deliberate(
     rows: Sequence[PromptRow], writers: Writers, judges: Sequence[Judge], config: RefinementConfig, *, seed: int
 ) -> list[Deliberation]:
     """Refine every instruction of a chunk together, so that sampling and judging are batched."""
-    cases = [Deliberation(row, build_checklist(row)) for row in rows]
+    questions = write_checklists(rows, writers.teacher, config, seed=seed)
+    cases = [Deliberation(row, build_checklist(row, asked)) for row, asked in zip(rows, questions, strict=True)]
     for number in range(1, config.max_rounds + 1):
         active = [case for case in cases if case.active]
         if not active:
@@ -73,20 +82,53 @@ def deliberate(
         drawn = (
             _first_drafts(active, writers, config, seed=seed)
             if number == 1
-            else _revisions(active, writers.teacher, config, seed=seed + number)
+            else _revisions(active, writers, config, seed=seed + number)
         )
         _judge(active, drawn, judges, number)
         for case in active:
             case.rounds = number
             case.active = not _finished(case, config, number)
+        if writers.critic is not None and number < config.max_rounds:
+            _criticise([case for case in active if case.active], writers.critic, config, number, seed=seed)
     return cases
+
+
+def write_checklists(
+    rows: Sequence[PromptRow], writer: Writer, config: RefinementConfig, *, seed: int
+) -> list[list[str]]:
+    """Return the questions a model writes for each instruction; none under `rules` or where it writes no question."""
+    if config.checklist == "rules":
+        return [[] for _ in rows]
+    count = config.checklist_questions
+    sampling = config.sampling.model_copy(update={"temperature": 0.0, "max_new_tokens": _room(config)})
+    drawn = writer.draw([ask_checklist(row, count) for row in rows], sampling, n=1, seed=seed)
+    return [read_checklist(items[0].text, count) if items else [] for items in drawn]
+
+
+def _room(config: RefinementConfig) -> int:
+    """Return the tokens of a checklist or a critique: a few sentences, and never more than a draft."""
+    return min(config.sampling.max_new_tokens, 256)
+
+
+def _criticise(cases: list[Deliberation], critic: Writer, config: RefinementConfig, number: int, *, seed: int) -> None:
+    told = [case for case in cases if case.best is not None]
+    conversations = [
+        ask_critique(case.row, best.text, best.evaluation.critiques) for case in told if (best := case.best) is not None
+    ]
+    sampling = config.sampling.model_copy(update={"temperature": 0.0, "max_new_tokens": _room(config)})
+    drawn = critic.draw(conversations, sampling, n=1, seed=seed + number) if told else []
+    for case, items in zip(told, drawn, strict=True):
+        remark = split_response(items[0].text).answer if items and items[0].trainable else ""
+        if remark:
+            case.remarks[number] = remark
 
 
 def _first_drafts(
     cases: list[Deliberation], writers: Writers, config: RefinementConfig, *, seed: int
 ) -> list[list[tuple[str, Drawn]]]:
     prompts = [ask(case.row) for case in cases]
-    by_teacher = writers.teacher.draw(prompts, config.sampling, n=config.teacher_candidates, seed=2 * seed)
+    told = [instruct(case.row, plain=writers.plain) for case in cases]
+    by_teacher = writers.teacher.draw(told, config.sampling, n=config.teacher_candidates, seed=2 * seed)
     by_student = writers.student.draw(prompts, config.sampling, n=config.student_candidates, seed=2 * seed + 1)
     found: list[list[tuple[str, Drawn]]] = []
     for case, teacher, student in zip(cases, by_teacher, by_student, strict=True):
@@ -99,15 +141,20 @@ def _first_drafts(
 
 
 def _revisions(
-    cases: list[Deliberation], teacher: Sampler, config: RefinementConfig, *, seed: int
+    cases: list[Deliberation], writers: Writers, config: RefinementConfig, *, seed: int
 ) -> list[list[tuple[str, Drawn]]]:
     """Draw a fresh round that the critique conditions, or, for models too small to read one, steers."""
-    conversations = [critique_turns(case) if config.reviser == "conditioned" else ask(case.row) for case in cases]
+    conversations = [
+        critique_turns(case, plain=writers.plain)
+        if config.reviser == "conditioned"
+        else instruct(case.row, plain=writers.plain)
+        for case in cases
+    ]
     factors = [_steer(case.best) if config.reviser == "resample" else 1.0 for case in cases]
     found: list[list[Drawn]] = [[] for _ in cases]
     for factor in sorted(set(factors)):
         places = [at for at, value in enumerate(factors) if value == factor]
-        drawn = teacher.draw(
+        drawn = writers.teacher.draw(
             [conversations[at] for at in places],
             _at_temperature(config.sampling, factor),
             n=config.teacher_candidates,
@@ -118,14 +165,21 @@ def _revisions(
     return [[("revision", item) for item in items] for items in found]
 
 
-def critique_turns(case: Deliberation) -> list[Message]:
+def instruct(row: PromptRow, *, plain: bool) -> list[Message]:
+    """Return an instruction as its writer needs it."""
+    return ask_plainly(row) if plain else ask(row)
+
+
+def critique_turns(case: Deliberation, *, plain: bool = False) -> list[Message]:
     """Return the conversation that asks the reviser for a better response than the best one so far."""
+    first = instruct(case.row, plain=plain)
     if case.best is None:
-        return ask(case.row)
-    points = "\n".join(f"- {point}" for point in case.best.evaluation.critiques)
-    demand = f"Your response was judged:\n{points}\nWrite a better response to the first message, in full."
-    draft: Message = {"role": "assistant", "content": case.best.text}
-    return [*ask(case.row), draft, {"role": "user", "content": demand}]
+        return first
+    remarks = [case.remarks[max(case.remarks)]] if case.remarks else []
+    points = "\n".join(f"- {point}" for point in [*case.best.evaluation.critiques, *remarks])
+    demand = f"Your response was judged:\n{points}\nWrite a better response in full to: {case.row.prompt}"
+    text = split_response(case.best.text).answer if plain else case.best.text
+    return [*first, {"role": "assistant", "content": text}, {"role": "user", "content": demand}]
 
 
 def _steer(best: Draft | None) -> float:

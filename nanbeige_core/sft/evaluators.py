@@ -9,15 +9,19 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from nanbeige_core.recipe.configs.base import SamplingConfig
 from nanbeige_core.rl.prompts import PromptRow
 from nanbeige_core.rl.scoring import Answered, Scorer
 from nanbeige_core.sft.chat import TURN_START, split_response
-from nanbeige_core.sft.checklist import Item
+from nanbeige_core.sft.checklist import ASKED, Item
 from nanbeige_core.sft.likelihood import Likelihood, Passage
+from nanbeige_core.sft.requests import OVERALL, ask_judgement, read_judgement
 from nanbeige_core.sft.rules import RULES
-from nanbeige_core.sft.sampling import ask
+from nanbeige_core.sft.sampling import Drawn, Writer, ask
 
 FULL = 10.0
+VERDICT = SamplingConfig(temperature=0.0, max_new_tokens=4)
+"""Room for a yes or a no."""
 
 
 class Case(NamedTuple):
@@ -49,10 +53,17 @@ class Evaluation(NamedTuple):
     vetoed: bool
     critiques: tuple[str, ...]
     verified: str
+    scores: tuple[tuple[str, float | None], ...] = ()
+    """Each judge's own score, by name."""
 
 
 class Judge(Protocol):
     """Anything that has an opinion on drafts."""
+
+    @property
+    def name(self) -> str:
+        """Return the name under which its scores are reported."""
+        ...
 
     def judge(self, cases: Sequence[Case]) -> list[Opinion]:
         """Return one opinion per case, in order."""
@@ -61,6 +72,8 @@ class Judge(Protocol):
 
 class VerifierJudge:
     """Right or wrong by execution or equivalence; no opinion where nothing can be verified."""
+
+    name = "verifier"
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
@@ -83,6 +96,8 @@ class VerifierJudge:
 class FormatJudge:
     """The rules of the checklist, weighted."""
 
+    name = "rules"
+
     def __init__(self, longest_words: int) -> None:
         self._longest = longest_words
 
@@ -104,6 +119,8 @@ class FormatJudge:
 class FluencyJudge:
     """The teacher's geometric mean token probability of the draft, times ten."""
 
+    name = "fluency"
+
     def __init__(self, likelihood: Likelihood) -> None:
         self._likelihood = likelihood
 
@@ -118,10 +135,55 @@ class FluencyJudge:
         return opinions
 
 
+class ModelJudge:
+    """A model that answers the checklist's questions, and one on the whole, with yes or no.
+
+    The score is the weight answered yes, of what was answered; a draft nobody answered for has no opinion.
+    """
+
+    def __init__(self, name: str, writer: Writer) -> None:
+        self.name = name
+        self._writer = writer
+
+    def judge(self, cases: Sequence[Case]) -> list[Opinion]:
+        """Ask every question about every case, all in one batch."""
+        items = [_asked(case) for case in cases]
+        conversations = [
+            ask_judgement(case.row, case.text, item.text)
+            for case, asked in zip(cases, items, strict=True)
+            for item in asked
+        ]
+        drawn = iter(self._writer.draw(conversations, VERDICT, n=1, seed=0))
+        return [_opinion([(item, _first(next(drawn))) for item in asked]) for asked in items]
+
+
+def _asked(case: Case) -> list[Item]:
+    return [Item("overall", 2.0, False, OVERALL), *(item for item in case.checklist if item.check.startswith(ASKED))]
+
+
+def _first(drawn: Sequence[Drawn]) -> bool | None:
+    return read_judgement(drawn[0].text) if drawn else None
+
+
+def _opinion(answers: Sequence[tuple[Item, bool | None]]) -> Opinion:
+    given = [(item, answer) for item, answer in answers if answer is not None]
+    if not given:
+        return Opinion(None)
+    failed = [item for item, answer in given if not answer]
+    total = sum(item.weight for item, _ in given)
+    score = FULL * (total - sum(item.weight for item in failed)) / total
+    return Opinion(score, tuple(item.check for item in failed), " ".join(f"Not met: {item.text}" for item in failed))
+
+
 def evaluate(cases: Sequence[Case], judges: Sequence[Judge]) -> list[Evaluation]:
     """Return the judges' common result for each case: median score, united critiques, verifier's override."""
     columns = [judge.judge(cases) for judge in judges]
-    return [combine(case, [column[at] for column in columns]) for at, case in enumerate(cases)]
+    return [
+        combine(case, opinions := [column[at] for column in columns])._replace(
+            scores=tuple((judge.name, opinion.score) for judge, opinion in zip(judges, opinions, strict=True))
+        )
+        for at, case in enumerate(cases)
+    ]
 
 
 def combine(case: Case, opinions: Sequence[Opinion]) -> Evaluation:

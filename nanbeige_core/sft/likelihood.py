@@ -13,6 +13,11 @@ from nanbeige_core.megatron.vocab_parallel import vocab_parallel_log_probs
 from nanbeige_core.sft.chat import EncodedSample, EncodesText, Message, encode_sample, render_prompt
 from nanbeige_core.sft.packing import make_batches, pack_best_fit
 
+ROUNDED = 256
+"""Packed sequences are as wide as the longest passage, rounded up to this many tokens."""
+BOUNDARY_TOKENS = 4
+"""How far a token boundary is looked for around where the given part alone would end."""
+
 
 class GivesLogits(Protocol):
     """A frozen model; `megatron.frozen.FrozenModel` satisfies it."""
@@ -47,8 +52,11 @@ class Likelihood(NamedTuple):
         samples = [_encode(self.tokenizer, passage) for passage in passages]
         places = [at for at, sample in enumerate(samples) if sample and len(sample.ids) <= self.window]
         fitting = [sample for at in places if (sample := samples[at]) is not None]
-        bins = pack_best_fit([len(sample.ids) for sample in fitting], self.window)
-        batches = make_batches(fitting, bins, sequence_length=self.window, micro_batch_size=self.micro_batch_size)
+        # a long window filled with padding would cost as much as one filled with text
+        longest = max((len(sample.ids) for sample in fitting), default=1)
+        width = min(self.window, -(-longest // ROUNDED) * ROUNDED)
+        bins = pack_best_fit([len(sample.ids) for sample in fitting], width)
+        batches = make_batches(fitting, bins, sequence_length=width, micro_batch_size=self.micro_batch_size)
         means = [mean for batch in batches for mean in self._segment_means(batch)]
         scores: list[float | None] = [None] * len(passages)
         for member, mean in zip((member for row in bins for member in row), means, strict=True):
@@ -73,8 +81,20 @@ def _encode(tokenizer: EncodesText, passage: Passage) -> EncodedSample | None:
         sample = encode_sample(tokenizer, [*passage.conversation, turn])
     except ValueError:
         return None
-    prefix = tokenizer.encode(render_prompt(passage.conversation) + passage.given, add_special_tokens=False)
-    if sample.ids[: len(prefix)] != prefix:
+    start = _boundary(tokenizer, render_prompt(passage.conversation) + passage.given, sample.ids)
+    if start is None:
         return None
-    mask = [flag if place >= len(prefix) else 0 for place, flag in enumerate(sample.mask)]
+    mask = [flag if place >= start else 0 for place, flag in enumerate(sample.mask)]
     return EncodedSample(sample.ids, mask)
+
+
+def _boundary(tokenizer: EncodesText, prefix: str, ids: list[int]) -> int | None:
+    """Return how many of `ids` make up `prefix`; None when a token straddles its end.
+
+    A text may be cut into other tokens where it goes on: GPT-2's pattern joins two newlines only at a text's end.
+    """
+    alone = tokenizer.encode(prefix, add_special_tokens=False)
+    if ids[: len(alone)] == alone:
+        return len(alone)
+    near = range(max(0, len(alone) - BOUNDARY_TOKENS), len(alone) + BOUNDARY_TOKENS + 1)
+    return next((n for n in near if tokenizer.decode(ids[:n], skip_special_tokens=False) == prefix), None)

@@ -1,7 +1,9 @@
 """CoT reconstruction: editing an answer breaks the reasoning behind it, so a chain that leads to it is found anew.
 
-A chain-completion model draws chains; one is accepted only if it reaches the same final answer, does not mention that
-it was given the solution, and makes the solution more likely than no chain does (REER, arXiv 2509.06160).
+A chain-completion model reads prompt and final solution, writes a short summary and then the full chain, or, where it
+is too small for that, solves the problem again. A chain is accepted only if it reaches the same final answer, does not
+mention that it was given the solution, says more than prompt and solution do, and makes the solution more likely than
+no chain does (REER, arXiv 2509.06160).
 """
 
 import re
@@ -15,7 +17,9 @@ from nanbeige_core.sft.chat import Message, render_response, split_response
 from nanbeige_core.sft.evaluators import same_answer
 from nanbeige_core.sft.heldout import VERIFIABLE
 from nanbeige_core.sft.likelihood import Likelihood, Passage
-from nanbeige_core.sft.sampling import Sampler, ask
+from nanbeige_core.sft.requests import ask_chain, read_chain
+from nanbeige_core.sft.rules import words
+from nanbeige_core.sft.sampling import Drawn, Writer, ask
 
 LEAK = re.compile(
     r"\b(given|provided|reference|known) (solution|answer)\b|\bsolution (is|was) (given|provided)\b|"
@@ -23,6 +27,8 @@ LEAK = re.compile(
     re.IGNORECASE,
 )
 """A chain that says it was given the solution."""
+OWN_WORDS = 3
+"""Words of a chain written from the solution that stand neither in the prompt nor in the solution, at least."""
 
 
 class Target(NamedTuple):
@@ -39,6 +45,17 @@ class Chain(NamedTuple):
     reasoning: str
     origin: str
     gain: float
+    summary: str = ""
+
+
+class Candidate(NamedTuple):
+    """A chain before it is judged. `reached` is the text whose final answer must be the target's."""
+
+    target: int
+    origin: str
+    reasoning: str
+    reached: str
+    summary: str = ""
 
 
 class Reconstruction(NamedTuple):
@@ -50,7 +67,7 @@ class Reconstruction(NamedTuple):
 
 def reconstruct(
     targets: Sequence[Target],
-    writer: Sampler,
+    writer: Writer,
     likelihood: Likelihood,
     scorer: Scorer,
     config: RefinementConfig,
@@ -64,15 +81,15 @@ def reconstruct(
     conversations = [chain_turns(target, config) for target in targets]
     drawn = writer.draw(conversations, config.sampling, n=config.reconstructions, seed=seed)
     results = [Reconstruction(None, []) for _ in targets]
-    candidates: list[tuple[int, str, str]] = []
+    candidates: list[Candidate] = []
     for at, (target, items) in enumerate(zip(targets, drawn, strict=True)):
         own = split_response(target.text).reasoning
         if own:
-            candidates.append((at, "own", own))
-        whole = [item for item in items if item.usable]
-        results[at].rejections.extend("malformed" for item in items if not item.usable)
-        candidates += [(at, "reconstructed", item.text) for item in whole]
-    kept = _screen(targets, candidates, results, scorer)
+            candidates.append(Candidate(at, "own", own, target.text))
+        read = [_read(at, item, config) for item in items]
+        results[at].rejections.extend("malformed" for candidate in read if candidate is None)
+        candidates += [candidate for candidate in read if candidate is not None]
+    kept = _screen(targets, candidates, results, scorer, config)
     return _choose(targets, kept, results, likelihood)
 
 
@@ -80,45 +97,77 @@ def chain_turns(target: Target, config: RefinementConfig) -> list[Message]:
     """Return the conversation that the chain-completion model continues."""
     if config.chain_prompt == "prompt":
         return ask(target.row)
-    demand = (
-        f"{target.row.prompt}\n\nFinal solution:\n{split_response(target.text).answer}\n\n"
-        "Think in a short summary first, then in full, until you reach this solution. Do not mention that you have it."
-    )
-    return [{"role": "user", "content": demand}]
+    return ask_chain(target.row, split_response(target.text).answer)
+
+
+def _read(at: int, item: Drawn, config: RefinementConfig) -> Candidate | None:
+    """Return what a writer's turn holds; None when it is cut off or out of form."""
+    if config.chain_prompt == "prompt":
+        return Candidate(at, "reconstructed", split_response(item.text).reasoning, item.text) if item.usable else None
+    completed = read_chain(item.text) if item.trainable and not item.truncated else None
+    return completed and Candidate(at, "reconstructed", completed.reasoning, completed.reasoning, completed.summary)
 
 
 def _screen(
     targets: Sequence[Target],
-    candidates: list[tuple[int, str, str]],
+    candidates: list[Candidate],
     results: list[Reconstruction],
     scorer: Scorer,
-) -> list[tuple[int, str, str]]:
-    """Drop chains that leak or reach another answer; return (target, origin, reasoning) of the rest."""
-    agrees = _agreements(targets, candidates, scorer)
-    kept: list[tuple[int, str, str]] = []
-    for (at, origin, text), agree in zip(candidates, agrees, strict=True):
-        reasoning = text if origin == "own" else split_response(text).reasoning
-        if not reasoning:
-            results[at].rejections.append("empty")
-        elif LEAK.search(reasoning):
-            results[at].rejections.append("mentions_solution")
+    config: RefinementConfig,
+) -> list[Candidate]:
+    """Drop chains that leak, only restate, or reach another answer; return the rest."""
+    agrees = _agreements(targets, candidates, scorer, config)
+    kept: list[Candidate] = []
+    for candidate, agree in zip(candidates, agrees, strict=True):
+        target = targets[candidate.target]
+        rejections = results[candidate.target].rejections
+        if not candidate.reasoning:
+            rejections.append("empty")
+        elif LEAK.search(candidate.reasoning):
+            rejections.append("mentions_solution")
         elif not agree:
-            results[at].rejections.append("other_answer")
+            rejections.append("other_answer")
+        elif config.chain_prompt == "prompt_and_solution" and candidate.origin != "own" and restates(candidate, target):
+            rejections.append("restates_solution")
         else:
-            kept.append((at, origin, reasoning))
+            kept.append(candidate)
     return kept
 
 
-def _agreements(targets: Sequence[Target], candidates: list[tuple[int, str, str]], scorer: Scorer) -> list[bool]:
+def restates(candidate: Candidate, target: Target) -> bool:
+    """Tell whether a chain says nothing beyond prompt and solution: of course it makes the solution likely."""
+    known = {*words(target.row.prompt), *words(split_response(target.text).answer)}
+    return len(set(words(candidate.reasoning)) - known) < OWN_WORDS
+
+
+def reaches(reasoning: str, answer: str) -> bool:
+    """Tell whether a chain ends in an answer's own text, spacing, case and a final full stop aside."""
+    end, wanted = ("".join(text.split()).lower().rstrip(".。") for text in (reasoning, answer))
+    return bool(wanted) and end.endswith(wanted)
+
+
+def _agreements(
+    targets: Sequence[Target], candidates: list[Candidate], scorer: Scorer, config: RefinementConfig
+) -> list[bool]:
     """Tell for each candidate whether it reaches its target's answer: by verifier where there is one."""
-    agrees = [origin == "own" or same_answer(text, targets[at].text) for at, origin, text in candidates]
+    told = config.chain_prompt == "prompt_and_solution"
+
+    def agree(candidate: Candidate) -> bool:
+        text = targets[candidate.target].text
+        if candidate.origin == "own":
+            return True
+        return reaches(candidate.reached, split_response(text).answer) if told else same_answer(candidate.reached, text)
+
+    agrees = [agree(candidate) for candidate in candidates]
     asked = [
         place
-        for place, (at, _, _) in enumerate(candidates)
-        if not agrees[place] and targets[at].verified == "correct" and targets[at].row.verifier in VERIFIABLE
+        for place, candidate in enumerate(candidates)
+        if not agrees[place]
+        and targets[candidate.target].verified == "correct"
+        and targets[candidate.target].row.verifier in VERIFIABLE
     ]
-    rows = [targets[candidates[place][0]].row for place in asked]
-    verdicts = scorer.score(rows, [Answered(candidates[place][2], False) for place in asked])
+    rows = [targets[candidates[place].target].row for place in asked]
+    verdicts = scorer.score(rows, [Answered(candidates[place].reached, False) for place in asked])
     for place, verdict in zip(asked, verdicts, strict=True):
         agrees[place] = verdict.outcome == "correct"
     return agrees
@@ -126,22 +175,22 @@ def _agreements(targets: Sequence[Target], candidates: list[tuple[int, str, str]
 
 def _choose(
     targets: Sequence[Target],
-    kept: list[tuple[int, str, str]],
+    kept: list[Candidate],
     results: list[Reconstruction],
     likelihood: Likelihood,
 ) -> list[Reconstruction]:
     """Accept for each target the chain with the largest gain above zero."""
     plain = likelihood.score([_passage(target, "") for target in targets])
-    with_chain = likelihood.score([_passage(targets[at], reasoning) for at, _, reasoning in kept])
+    with_chain = likelihood.score([_passage(targets[candidate.target], candidate.reasoning) for candidate in kept])
     best: dict[int, Chain] = {}
-    for (at, origin, reasoning), score in zip(kept, with_chain, strict=True):
-        base = plain[at]
+    for candidate, score in zip(kept, with_chain, strict=True):
+        at, base = candidate.target, plain[candidate.target]
         if base is None or score is None:
             results[at].rejections.append("too_long")
         elif score <= base:
             results[at].rejections.append("no_perplexity_gain")
         elif at not in best or score - base > best[at].gain:
-            best[at] = Chain(reasoning, origin, score - base)
+            best[at] = Chain(candidate.reasoning, candidate.origin, score - base, candidate.summary)
     return [Reconstruction(best.get(at), result.rejections) for at, result in enumerate(results)]
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from nanbeige_core.contract import Job, Outcome
 from nanbeige_core.data.tables import write_rows
-from nanbeige_core.generate.engines import open_engine
+from nanbeige_core.generate.engines import open_endpoint, open_engine
 from nanbeige_core.launch.ranks import barrier, rank
 from nanbeige_core.megatron.frozen import FrozenModel
 from nanbeige_core.recipe.configs.sft import RefinementConfig
@@ -19,12 +19,12 @@ from nanbeige_core.rl.scoring import Scorer
 from nanbeige_core.sft.chat import Response, split_response
 from nanbeige_core.sft.chunks import Row, run_chunks
 from nanbeige_core.sft.deliberation import Deliberation, Draft, Writers, deliberate
-from nanbeige_core.sft.evaluators import FluencyJudge, FormatJudge, Judge, VerifierJudge
+from nanbeige_core.sft.evaluators import FluencyJudge, FormatJudge, Judge, ModelJudge, VerifierJudge
 from nanbeige_core.sft.likelihood import Likelihood
 from nanbeige_core.sft.reconstruction import Reconstruction, Target, reconstruct
 from nanbeige_core.sft.refined_mixture import GROUPS, REFINED_SCHEMA, mix, sample_row
 from nanbeige_core.sft.refinement_report import refinement_report
-from nanbeige_core.sft.sampling import Sampler
+from nanbeige_core.sft.sampling import PlainWriter, Sampler, ServedWriter, Writer
 
 SPLIT = "overall"
 """Split of the prompt set that overall SFT may use."""
@@ -136,42 +136,84 @@ def _trace(case: Deliberation, reconstruction: Reconstruction | None) -> dict[st
     student, best = case.first_of("student"), case.best
     chain = reconstruction.chain if reconstruction else None
     return {
-        "checklist": [item.check for item in case.checklist],
+        "checklist": {item.check: item.text for item in case.checklist},
         "rounds": case.rounds,
-        "drafts": [
-            {
-                "origin": draft.origin,
-                "round": draft.round,
-                "score": round(draft.evaluation.score, 3),
-                "failed": list(draft.evaluation.failed),
-                "verified": draft.evaluation.verified,
-            }
-            for draft in case.drafts
-        ],
+        "drafts": [_draft_trace(draft) for draft in case.drafts],
+        "remarks": {str(number): text for number, text in case.remarks.items()},
         "student_score": student.evaluation.score if student else None,
         "best_score": best.evaluation.score if best else None,
         "best_origin": best.origin if best else None,
-        "critiques": list(best.evaluation.critiques) if best else [],
+        "kept_because": _why_kept(case),
         "chain_origin": chain.origin if chain else "own_untested" if reconstruction else None,
         "chain_gain": chain.gain if chain else None,
+        "chain_summary": chain.summary if chain else "",
         "chain_rejections": reconstruction.rejections if reconstruction else [],
     }
+
+
+def _draft_trace(draft: Draft) -> dict[str, Any]:
+    evaluation = draft.evaluation
+    return {
+        "origin": draft.origin,
+        "round": draft.round,
+        "score": round(evaluation.score, 3),
+        "judges": {name: None if score is None else round(score, 3) for name, score in evaluation.scores},
+        "failed": list(evaluation.failed),
+        "vetoed": evaluation.vetoed,
+        "verified": evaluation.verified,
+        "critiques": list(evaluation.critiques),
+        "text": draft.text,
+    }
+
+
+def _why_kept(case: Deliberation) -> str:
+    """Say why the best draft is the best one seen."""
+    best = case.best
+    if best is None:
+        return "no draft could be trained on"
+    others = [draft for draft in case.drafts if draft is not best]
+    place = f"{best.origin} of round {best.round}, {best.evaluation.score:.2f}"
+    if not others:
+        return f"{place}: the only draft"
+    second = max(others, key=lambda draft: draft.rank)
+    if best.rank[0] != second.rank[0]:
+        return f"{place}: the others fail a must-pass item ({', '.join(second.evaluation.failed) or 'truncated'})"
+    if best.rank[1] > second.rank[1]:
+        return f"{place}: the next best, {second.origin} of round {second.round}, has {second.evaluation.score:.2f}"
+    return f"{place}: the earliest of equals"
 
 
 def _open(job: Job, config: RefinementConfig, stack: ExitStack) -> Workshop:
     folder = job.inputs["tokenizer"].path
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    teacher, student = (
-        Sampler(open_engine(job.inputs[name].path, folder, job.runtime), tokenizer)
-        for name in ("teacher", "checkpoint")
-    )
+    local: dict[str, Writer] = {
+        name: Sampler(open_engine(job.inputs[kind].path, folder, job.runtime), tokenizer)
+        for name, kind in (("teacher", "teacher"), ("student", "checkpoint"))
+        if name == "student" or not config.served_teacher
+    }
     model = FrozenModel.open(job.inputs["teacher"].path / "weights", runtime=job.runtime)
     likelihood = Likelihood(
         model, tokenizer, model.card.vocab_size, model.card.model.max_positions, job.runtime.micro_batch_size
     )
     scorer = stack.enter_context(Scorer(cache=job.cache, workers=1))
+
+    def writer(name: str) -> Writer:
+        """Return whoever a name of the config means: the teacher may itself be served."""
+        served = config.served_teacher if name == "teacher" else name
+        if name in local or not served:
+            return local[name]
+        engine = open_endpoint(served, job.runtime)
+        stack.callback(engine.close)
+        return ServedWriter(engine)
+
+    teacher = writer("teacher")
+    if config.teacher_format == "plain":
+        teacher = PlainWriter(teacher)
     judges: list[Judge] = [VerifierJudge(scorer), FormatJudge(config.longest_words), FluencyJudge(likelihood)]
-    return Workshop(Writers(teacher, student), judges, likelihood, scorer)
+    judges += [ModelJudge(name, teacher if name == "teacher" else writer(name)) for name in config.judges]
+    critic = (teacher if config.critic == "teacher" else writer(config.critic)) if config.critic else None
+    plain = config.teacher_format == "plain"
+    return Workshop(Writers(teacher, local["student"], critic, plain), judges, likelihood, scorer)
 
 
 def _write(job: Job, config: RefinementConfig, results: list[Row]) -> Outcome:

@@ -11,6 +11,9 @@ from nanbeige_core.evals.statistics import paired_difference
 from nanbeige_core.report.counting import count_rows, cross_rows
 from nanbeige_core.sft.chunks import Row
 
+HALF = 5.0
+"""From this score on a judge is taken to call a draft right."""
+
 
 def refinement_report(results: list[Row], mixed: list[Row], *, validation: int) -> Outcome:
     """Build the stage's outcome; the gain is the checklist score of the current model's draft against the best."""
@@ -18,6 +21,7 @@ def refinement_report(results: list[Row], mixed: list[Row], *, validation: int) 
     reasons = Counter(result["reason"] for result in results)
     traces = [result["trace"] for result in results]
     rounds = Counter(trace["rounds"] for trace in traces)
+    changed = improvements(traces)
     return Outcome(
         summary=f"{len(kept)} of {len(results)} instructions refined to acceptance; {len(mixed)} samples after mixing.",
         counts={
@@ -27,11 +31,25 @@ def refinement_report(results: list[Row], mixed: list[Row], *, validation: int) 
             "validation_samples": validation,
             **{f"instructions_{name}": number for name, number in sorted(reasons.items())},
             **{f"finished_after_round_{number}": count for number, count in sorted(rounds.items())},
+            "drafts": sum(len(trace["drafts"]) for trace in traces),
+            "drafts_improved": len(changed),
         },
-        metrics={"chain_gain_nats_per_token": _mean([trace["chain_gain"] for trace in traces])},
+        metrics={
+            "chain_gain_nats_per_token": _mean([trace["chain_gain"] for trace in traces]),
+            "mean_improvement": _mean(changed),
+            **{f"agrees_with_verifier_{name}": share for name, share in agreement(traces).items()},
+        },
         gain=_score_gain(traces),
         sections=[
             Section(title="Instructions by domain", table=_domain_rows(results, mixed)),
+            Section(
+                title="What refinement changed",
+                text="The current model's first draft against the best one; improvement is in points of 10. Each other "
+                "judge is shown with how often it sides with the verifier, 5 or more counting as right. "
+                "What the verifier calls wrong scores 0 whatever they say.",
+                table=_changes(results),
+            ),
+            Section(title="Rejected, and why", table=_rejections(results, traces)),
             Section(title="Where the best draft came from", table=count_rows(_origins(kept), "origin", "count")),
             Section(title="Chains of thought", table=_chain_rows(traces)),
             Section(
@@ -67,6 +85,54 @@ def _score_gain(traces: list[dict[str, Any]]) -> Gain | None:
     )
 
 
+def improvements(traces: list[dict[str, Any]]) -> list[float | None]:
+    """Return by how much the best draft beats the current model's first one, for each instruction it does."""
+    paired = [trace for trace in traces if trace["student_score"] is not None]
+    return [
+        trace["best_score"] - trace["student_score"] for trace in paired if trace["best_score"] > trace["student_score"]
+    ]
+
+
+def agreement(traces: list[dict[str, Any]]) -> dict[str, float]:
+    """Return for each judge how often it sides with the verifier, over drafts that both have judged."""
+    sided: dict[str, list[bool]] = {}
+    for draft in (draft for trace in traces for draft in trace["drafts"]):
+        if draft["verified"] not in ("correct", "wrong"):
+            continue
+        for name, score in draft["judges"].items():
+            if name != "verifier" and score is not None:
+                sided.setdefault(name, []).append((score >= HALF) == (draft["verified"] == "correct"))
+    return {name: float(np.mean(values)) for name, values in sided.items()}
+
+
+def _changes(results: list[Row]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for domain in sorted({result["domain"] for result in results}):
+        traces = [result["trace"] for result in results if result["domain"] == domain]
+        paired = [trace for trace in traces if trace["student_score"] is not None]
+        changed = improvements(traces)
+        rows.append(
+            {
+                "domain": domain,
+                "instructions": len(traces),
+                "with a draft of the current model": len(paired),
+                "improved": len(changed),
+                "mean improvement": _mean(changed),
+                **{f"{name} agrees": share for name, share in sorted(agreement(traces).items())},
+            }
+        )
+    return rows
+
+
+def _rejections(results: list[Row], traces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    drafts = Counter(
+        f"draft fails {check}" for trace in traces for draft in trace["drafts"] for check in draft["failed"]
+    )
+    chains = Counter(f"chain: {reason}" for trace in traces for reason in trace["chain_rejections"])
+    whole = Counter(f"instruction: {result['reason']}" for result in results if result["reason"] != "kept")
+    return [row for counted in (whole, drafts, chains) for row in count_rows(counted, "reason", "count")]
+
+
 def _domain_rows(results: list[Row], mixed: list[Row]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for row in cross_rows(((result["domain"], result["reason"]) for result in results), "domain", "instructions"):
@@ -85,8 +151,7 @@ def _origins(kept: list[Row]) -> Counter[str]:
 
 def _chain_rows(traces: list[dict[str, Any]]) -> list[dict[str, Any]]:
     accepted = Counter(f"answer with chain: {trace['chain_origin']}" for trace in traces if trace["chain_origin"])
-    rejected = Counter(f"chain rejected: {reason}" for trace in traces for reason in trace["chain_rejections"])
-    return count_rows(accepted + rejected, "chain", "count")
+    return count_rows(accepted, "chain", "count")
 
 
 def _mean(values: list[float | None]) -> float:

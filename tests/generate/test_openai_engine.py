@@ -1,11 +1,15 @@
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nanbeige_core.contract import Runtime
+from nanbeige_core.generate.engines import open_endpoint
 from nanbeige_core.generate.openai_engine import OpenAIEngine
 from nanbeige_core.recipe.configs.base import SamplingConfig
 
@@ -14,11 +18,13 @@ SAMPLING = SamplingConfig(max_new_tokens=4)
 
 class Endpoint(BaseHTTPRequestHandler):
     failures = 0
+    silent = 0.0
     seen: list[dict[str, Any]] = []
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         type(self).seen.append(request)
+        time.sleep(type(self).silent)
         if type(self).failures > 0:
             type(self).failures -= 1
             self._answer(503, {"error": "busy"})
@@ -46,7 +52,7 @@ class Endpoint(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    Endpoint.failures, Endpoint.seen = 0, []
+    Endpoint.failures, Endpoint.silent, Endpoint.seen = 0, 0.0, []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/v1"
@@ -76,6 +82,24 @@ def test_an_absent_server_is_reported_with_its_address() -> None:
     engine = OpenAIEngine("http://127.0.0.1:9/v1", "tiny", retries=1, backoff_seconds=0.01)
     with pytest.raises(RuntimeError, match="127.0.0.1:9"):
         engine.chat([[{"role": "user", "content": "x"}]], SAMPLING, n=1, seed=0)
+
+
+def test_an_endpoint_that_never_answers_is_given_up_after_its_retries(url: str) -> None:
+    Endpoint.silent = 0.4
+    engine = OpenAIEngine(url, "tiny", timeout_seconds=0.1, retries=2, backoff_seconds=0.01)
+    with pytest.raises(RuntimeError, match=r"ReadTimeout.*within 3 attempts"):
+        engine.chat([[{"role": "user", "content": "x"}]], SAMPLING, n=1, seed=0)
+
+
+def test_a_runtime_opens_its_endpoint_with_key_and_limits(url: str, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret\n")
+    runtime = Runtime(endpoint_url=url, endpoint_key_file=str(tmp_path / "key"), endpoint_retries=0)
+    engine = open_endpoint("tiny", runtime)
+    assert engine.chat([[{"role": "user", "content": "x"}]], SAMPLING, n=1, seed=0)[0][0].text == "X"
+    with pytest.raises(ValueError, match="is no file"):
+        open_endpoint("tiny", runtime.model_copy(update={"endpoint_key_file": str(tmp_path / "none")}))
+    with pytest.raises(ValueError, match="endpoint_url is empty"):
+        open_endpoint("tiny", Runtime())
 
 
 def test_token_ids_and_log_probs_come_back(url: str) -> None:

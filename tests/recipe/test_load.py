@@ -271,3 +271,24 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     path.write_text("recipe: one\nrecipe: two\n")
     with pytest.raises(RecipeError, match="duplicate key recipe"):
         load_recipe(path, profile="laptop")
+
+
+def test_the_profile_of_an_existing_model_runs_its_own_chain_and_no_pretraining() -> None:
+    stages = load_recipe(RECIPE_FILE, profile="smollm2-135m").stages
+    order = ["import_model", "cold_start_sft", "refinement", "overall_sft", "dpd", "rl_stem", "export"]
+    assert [name for name in stages if name in order] == order
+    assert not any(name.startswith("fgwsd") for name in stages)
+    assert stages["import_model"].config.model.tied_embeddings  # type: ignore[attr-defined]
+
+
+def test_a_profile_of_an_unknown_chain_names_the_known_ones(tmp_path: Path) -> None:
+    path = written(tmp_path, chains={"short": {"ingest": {}}}, profiles={"laptop": {"title": "small", "chain": "shrt"}})
+    with pytest.raises(RecipeError, match=r"profiles\.laptop\.chain is 'shrt'; did you mean 'short'"):
+        load_recipe(path, profile="laptop")
+
+
+def test_a_profile_overrides_stages_of_its_own_chain_only(tmp_path: Path) -> None:
+    profile = {"title": "small", "chain": "short", "stages": {"quality_tagging": {}}}
+    path = written(tmp_path, chains={"short": {"ingest": {}}}, profiles={"laptop": profile})
+    with pytest.raises(RecipeError, match=r"stages\.quality_tagging overrides a stage the recipe lacks"):
+        load_recipe(path, profile="laptop")

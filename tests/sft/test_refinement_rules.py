@@ -9,6 +9,7 @@ from nanbeige_core.sft.reconstruction import LEAK
 from nanbeige_core.sft.refined_mixture import mix
 from nanbeige_core.sft.refinement import reject_draft
 from nanbeige_core.sft.rules import RULES, matches_language, repeats_itself
+from nanbeige_core.sft.sampling import as_response
 
 
 def prompt(domain: str = "math", verifier: str = "math", text: str = "What is 2+3?", language: str = "en") -> PromptRow:
@@ -90,6 +91,32 @@ def test_reviser_reads_draft_and_critique():
     turns = critique_turns(Deliberation(PROMPTS[0], [], [draft(3, vetoed=True)]))
     assert turns[1]["content"] == RIGHT
     assert "too long" in turns[2]["content"]
+
+
+def test_a_plain_teacher_is_shown_what_a_verifier_needs_and_never_a_think_block():
+    turns = critique_turns(Deliberation(PROMPTS[0], [], [draft(3, vetoed=True)]), plain=True)
+    assert turns[0]["role"] == "system"
+    assert "\\boxed{" in turns[0]["content"]
+    assert turns[-2]["content"] == "\\boxed{5}"
+    assert not any("<think>" in turn["content"] for turn in turns)
+
+
+def test_the_last_remark_of_the_critic_reaches_the_reviser():
+    work = Deliberation(PROMPTS[0], [], [draft(3, vetoed=True)], remarks={1: "first", 2: "carry the one"})
+    assert "carry the one" in critique_turns(work)[2]["content"]
+
+
+def test_text_of_a_plain_writer_becomes_an_answer_without_reasoning():
+    assert as_response(" 5 ") == "<think>\n\n</think>\n\n5"
+    assert as_response(RIGHT) == RIGHT
+    assert as_response("") == ""
+
+
+def test_written_questions_join_the_rules_up_to_eight_items():
+    rules = len(build_checklist(PROMPTS[0]))
+    items = build_checklist(PROMPTS[0], ["Is it a number?"] * 9)
+    assert len(items) == 8
+    assert [item.check for item in items[rules:]] == [f"asked_{number}" for number in range(1, 9 - rules)]
 
 
 def test_draft_below_the_keeping_score_is_rejected_with_a_reason():

@@ -16,6 +16,10 @@ def test_the_large_profile_has_the_windows_and_shares_of_the_report() -> None:
     assert stages["cold_start_sft"].config.sequence_length == 32 * 1024
     assert stages["cold_start_sft"].inputs["data"] == "sft_data"
     assert stages["refinement"].config.mixture.shares() == {"math": 0.4, "general": 0.3, "agent": 0.2, "code": 0.1}
+    assert stages["refinement"].config.checklist == "generated"
+    assert stages["refinement"].config.judges == ("teacher", "student")
+    assert stages["refinement"].config.reviser == "conditioned"
+    assert stages["refinement"].config.chain_prompt == "prompt_and_solution"
     assert stages["overall_sft"].config.sequence_length == 64 * 1024
     assert stages["overall_sft"].inputs["data"] == "refinement"
 

@@ -13,6 +13,10 @@ class IdentityConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def served_models(self) -> tuple[str, ...]:
+        """Return the models that the stage asks over runtime.endpoint_url; none for most."""
+        return ()
+
 
 class ModelConfig(IdentityConfig):
     """Llama-shaped decoder (report section 1, model card)."""

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from nanbeige_core.recipe.configs.base import IdentityConfig, OptimizerConfig, SamplingConfig
+from nanbeige_core.recipe.fingerprint import added_field
 
 
 class HeldoutConfig(IdentityConfig):
@@ -96,6 +97,38 @@ class RefinementConfig(IdentityConfig):
         SamplingConfig(temperature=0.8, top_p=0.95, top_k=0, max_new_tokens=16384),
         description="How candidates are drawn. ours",
     )
+    checklist: Literal["rules", "generated"] = added_field(
+        "rules",
+        description="generated: the teacher also writes questions for each instruction, which `judges` answer; "
+        "rules alone suit models too small to write one. paper: a dynamic checklist",
+    )
+    checklist_questions: int = added_field(
+        4, ge=1, le=8, description="Questions asked for; at most 8 items stand. ours"
+    )
+    judges: tuple[str, ...] = added_field(
+        (),
+        description="Models that judge beside verifier, rules and likelihood: teacher, student, or the name of a model "
+        "served at runtime.endpoint_url. paper: a multi-model evaluator",
+    )
+    critic: str = added_field(
+        "",
+        description="Model that says what is wrong with the best draft, named like a judge; empty = rules only. ours",
+    )
+    served_teacher: str = added_field(
+        "",
+        description="Model served at runtime.endpoint_url that drafts, revises and completes chains instead of the "
+        "teacher, whose likelihood still judges. ours",
+    )
+    teacher_format: Literal["project", "plain"] = added_field(
+        "project",
+        description="plain: a teacher that never learnt the think block; it is shown what a verifier needs, and its "
+        "text is an answer whose reasoning is reconstructed. ours",
+    )
     chunk_prompts: int = Field(512, ge=1, description="Instructions per committed chunk. ours")
     validation_fraction: float = Field(0.05, gt=0, lt=1, description="Share set aside, by prompt. ours")
     seed: int = Field(0, ge=0, description="Choice of prompts and random numbers of the samples. ours")
+
+    def served_models(self) -> tuple[str, ...]:
+        """Return the models asked over runtime.endpoint_url."""
+        named = dict.fromkeys(name for name in (self.served_teacher, self.critic, *self.judges) if name)
+        return tuple(name for name in named if name not in ("teacher", "student"))

@@ -22,6 +22,13 @@ from nanbeige_core.recipe.price.work import Cost, Made, Processing, Reading, Sam
 BYTES_PER_TRACE = 300
 """What a refined or rejected instruction stores besides its text. ours: laptop run"""
 
+REMARK_TOKENS, VERDICT_TOKENS = 256, 4
+"""Longest checklist or critique, and longest yes or no, in tokens."""
+ROW_TOKENS = 256
+"""What sft.likelihood rounds its rows up to."""
+EXAMPLE_TOKENS = 120.0
+"""Worked turns before a question, in tokens. ours"""
+
 
 class Packed(NamedTuple):
     """Samples laid out in windows."""
@@ -150,6 +157,38 @@ def instructions(config: RefinementConfig, pool: Mapping[str, int]) -> dict[str,
     return {name: min(round(share * config.prompts), groups[name]) for name, share in config.mixture.shares().items()}
 
 
+def _asking(
+    stage: Stage,
+    config: RefinementConfig,
+    models: tuple[Decoder, Decoder],
+    assume: Assumptions,
+    *,
+    asked: Range,
+    judged: Range,
+    shown: Range,
+) -> tuple[Sampling, ...]:
+    """Return what writing checklists, model judges and a critic cost; `shown` is an instruction with its response."""
+    student, teacher = models
+    remark = config.sampling.model_copy(update={"max_new_tokens": min(config.sampling.max_new_tokens, REMARK_TOKENS)})
+    word = config.sampling.model_copy(update={"max_new_tokens": VERDICT_TOKENS})
+
+    def ask(name: str, decoder: Decoder, sampling: SamplingConfig, count: Range) -> Sampling:
+        tokens = shown + EXAMPLE_TOKENS
+        return draw(name, stage, decoder, sampling, assume, prompts=count, samples=1, prompt_tokens=tokens)
+
+    generated = config.checklist == "generated"
+    questions = 1 + (config.checklist_questions if generated else 0)
+    work = [ask("write checklists", teacher, remark, asked)] if generated else []
+    work += [
+        ask(f"judge by {name}", student if name == "student" else teacher, word, judged * questions)
+        for name in config.judges
+    ]
+    if config.critic and config.max_rounds > 1:
+        rounds = asked * assume.refinement_active.range * (config.max_rounds - 1)
+        work.append(ask("criticise", student if config.critic == "student" else teacher, remark, rounds))
+    return tuple(work)
+
+
 def refinement(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
     """Drafts of teacher and student, rounds of revision, judges, reconstructed chains of thought."""
     config = cast(RefinementConfig, stage.config)
@@ -184,7 +223,9 @@ def refinement(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> C
         sample("reconstruct chains", teacher, kept, config.reconstructions, with_solution),
     )
     judged = Range.total(each.responses for each in drawn)
-    window = float(teacher.model.max_positions)
+    asking = _asking(stage, config, (student, teacher), assume, asked=asked, judged=judged, shown=prompt + answer)
+    # rows are as wide as the longest passage, in steps of the likelihood's own rounding
+    window = float(min(teacher.model.max_positions, -(-(prompt.high + answer.high) // ROW_TOKENS) * ROW_TOKENS))
     scored = (judged * (prompt + answer) / assume.packing_fill.range).map(lambda value: -(-value // window) * window)
     reading = Reading(
         "judge by likelihood",
@@ -202,7 +243,7 @@ def refinement(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> C
         made=Made(rows=rows, row_tokens=row_tokens, problems=pool),
         documents=asked,
         tokens=Range.total(each.tokens for each in drawn),
-        work=(*drawn, reading, Processing("verify", judged, assume.verdict_seconds.range)),
+        work=(*drawn, *asking, reading, Processing("verify", judged, assume.verdict_seconds.range)),
         counts={"instructions": asked, "samples": rows, "instructions_kept": kept},
         storage_bytes=(rows * row_tokens * assume.characters_per_token.range + asked * BYTES_PER_TRACE)
         * assume.row_bytes.range,
