@@ -75,7 +75,7 @@ def test_broken_bytes_are_dropped_not_fatal(make_job: MakeJob, tmp_path: Path) -
 
 
 def test_half_a_surrogate_pair_and_a_line_without_text_are_dropped_not_fatal(make_job: MakeJob, tmp_path: Path) -> None:
-    lines = [json.dumps({"text": LONG}), '{"text": "' + LONG[:90].strip() + ' \\ud83d"}', '{"body": "no text"}', "{"]
+    lines = [json.dumps({"text": LONG}), json.dumps({"text": LONG + "\ud83d"}), '{"body": "no text"}', "{"]
     (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
     counts = ingest(make_job, tmp_path / "a.jsonl")[1]
     assert (counts["kept"], counts["dropped_broken_utf8"]) == (1, 1)
