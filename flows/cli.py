@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from flows.commands import adopt as adopt_module
+from flows.commands import dedup as dedup_module
 from flows.commands import diff as diff_module
 from flows.commands import doctor, keep, parity, price, reference, report, rescore, sweep
 from flows.commands import trace as trace_module
@@ -59,6 +60,7 @@ app = typer.Typer(
 price.register(app)
 trace_module.register(app)
 diff_module.register(app)
+dedup_module.register(app)
 adopt_module.register(app)
 sweep.register(app)
 parity.register(app)

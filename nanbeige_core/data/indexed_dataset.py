@@ -36,16 +36,27 @@ def token_dtype(vocab_size: int) -> np.dtype[np.integer]:
     return np.dtype(np.uint16) if vocab_size < SMALL_VOCABULARY else np.dtype(np.int32)
 
 
-def write_indexed_dataset(prefix: Path, documents: Sequence[NDArray[np.integer]], vocab_size: int) -> int:
-    """Write `prefix.bin` and `prefix.idx`, atomically each, and return the number of tokens."""
+def write_indexed_dataset(
+    prefix: Path,
+    documents: Sequence[NDArray[np.integer]],
+    vocab_size: int,
+    *,
+    lengths: NDArray[np.integer] | None = None,
+) -> int:
+    """Write `prefix.bin` and `prefix.idx`, atomically each, and return the number of tokens.
+
+    With `lengths`, the arrays are any pieces of the token stream, and `lengths` says where documents end in it.
+    """
     dtype = token_dtype(vocab_size)
-    lengths = np.array([len(document) for document in documents], dtype=np.int32)
-    tokens = np.concatenate(documents).astype(dtype) if len(documents) else np.empty(0, dtype)
+    if lengths is None:
+        lengths = np.array([len(document) for document in documents], dtype=np.int32)
+    lengths = lengths.astype(np.int32, copy=False)
+    tokens = np.concatenate(documents).astype(dtype, copy=False) if len(documents) else np.empty(0, dtype)
     ends = np.cumsum(lengths, dtype=np.int64) * dtype.itemsize
     pointers = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) if len(lengths) else np.empty(0, np.int64)
     boundaries = np.arange(len(lengths) + 1, dtype=np.int64)
     header = MAGIC + struct.pack("<QBQQ", VERSION, DTYPE_CODES[dtype.name], len(lengths), len(boundaries))
-    _replace(prefix.with_name(prefix.name + ".bin"), tokens.tobytes())
+    _replace(prefix.with_name(prefix.name + ".bin"), tokens.data)
     index = header + lengths.tobytes() + pointers.tobytes() + boundaries.tobytes()
     _replace(prefix.with_name(prefix.name + ".idx"), index)
     return int(lengths.sum(dtype=np.int64))
@@ -74,7 +85,7 @@ def read_indexed_dataset(prefix: Path) -> IndexedDataset:
     return IndexedDataset(tokens, starts)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, content: bytes | memoryview) -> None:
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(content)
     os.replace(temporary, path)

@@ -18,7 +18,7 @@ from nanbeige_core.contract import Job, Outcome, Section
 from nanbeige_core.data.fetch import FetchError
 from nanbeige_core.data.language import cjk_ratio, detect_language
 from nanbeige_core.data.sources import REGISTRY, PackagedText
-from nanbeige_core.data.sources.path import SourceError, expand_paths, read_path
+from nanbeige_core.data.sources.path import SourceError, expand_paths, read_path, refuse_half_written
 from nanbeige_core.data.tables import write_shards
 from nanbeige_core.recipe.configs.data import IngestConfig, PackagedSource, PathSource
 from nanbeige_core.report.counting import count_rows
@@ -46,6 +46,9 @@ class SourceTally:
 def run(job: Job) -> Outcome:
     """Write `documents/*.parquet` from the configured sources."""
     config: IngestConfig = job.config
+    for source in config.sources:
+        if isinstance(source, PathSource):
+            refuse_half_written(expand_paths(source.path))
     tallies: list[SourceTally] = []
     write_shards(job.work / "documents", CORPUS_SCHEMA, _all_rows(job, config, tallies), rows_per_file=ROWS_PER_FILE)
     documents = sum(tally.documents for tally in tallies)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from nanbeige_core.contract import Job, Outcome, Plot, Section
-from nanbeige_core.data.indexed_dataset import token_dtype, write_indexed_dataset
+from nanbeige_core.data.encoding import BulkEncoder
+from nanbeige_core.data.indexed_dataset import write_indexed_dataset
 from nanbeige_core.data.phases import TokenSet, weigh_phases
 from nanbeige_core.data.rendering import PROBLEM_COLUMNS, choose_rendering, render_problem
-from nanbeige_core.data.special_tokens import END_OF_TEXT
 from nanbeige_core.data.tables import read_rows, write_rows
-from nanbeige_core.data.tokenizer import encode_documents, tokenizer_fingerprint
+from nanbeige_core.data.tokenizer import tokenizer_fingerprint
 from nanbeige_core.recipe.configs.data import MixtureConfig
 
 SIDECAR_SCHEMA = pa.schema(
@@ -83,17 +83,12 @@ def assign_held_out(documents: list[Document], config: MixtureConfig) -> list[Do
 
 def encode_in_chunks(job: Job, tokenizer: Tokenizer, documents: list[Document]) -> list[NDArray[np.integer]]:
     """Return the ids of each document, each ending with the end-of-text token; finished chunks are not redone."""
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    if end is None:
-        raise ValueError(
-            f"the tokenizer has no {END_OF_TEXT} token, which ends every document. Use a Tokenizer artifact."
-        )
-    dtype = token_dtype(tokenizer.get_vocab_size())
+    encoder = BulkEncoder(tokenizer)
     encoded: list[NDArray[np.integer]] = []
     for number, chunk in enumerate(batched_documents(documents)):
         path = job.scratch / f"chunk-{number:05d}.npz"
         if not path.exists():
-            _encode_chunk(tokenizer, chunk, end, dtype, path)
+            _encode_chunk(encoder, chunk, path)
         with np.load(path) as stored:
             encoded += np.split(stored["tokens"], np.cumsum(stored["lengths"])[:-1])
         job.progress(min(0.95, len(encoded) / len(documents)), f"encoded {len(encoded):,} documents")
@@ -157,18 +152,15 @@ def _token_set(name: str, tokens: int, documents: int) -> TokenSet:
     return TokenSet(tier, category, tokens, documents)
 
 
-def _encode_chunk(
-    tokenizer: Tokenizer, chunk: list[Document], end: int, dtype: np.dtype[np.integer], path: Path
-) -> None:
-    ids: list[list[int]] = [[] for _ in chunk]
+def _encode_chunk(encoder: BulkEncoder, chunk: list[Document], path: Path) -> None:
+    rows: list[NDArray[np.integer]] = [np.empty(0, encoder.dtype)] * len(chunk)
     for controls in (False, True):
         chosen = [index for index, document in enumerate(chunk) if document.controls == controls]
-        texts = [chunk[index].text for index in chosen]
-        for index, found in zip(chosen, encode_documents(tokenizer, texts, plain=not controls), strict=True):
-            ids[index] = [*found, end]
+        found = encoder.encode([chunk[index].text for index in chosen], controls=controls)
+        for index, row in zip(chosen, np.split(found.tokens, np.cumsum(found.lengths)[:-1]), strict=False):
+            rows[index] = row
     temporary = path.with_name(f".{path.name}.part.npz")
-    tokens = np.concatenate([np.array(row, dtype=dtype) for row in ids])
-    np.savez(temporary, tokens=tokens, lengths=np.array([len(row) for row in ids]))
+    np.savez(temporary, tokens=np.concatenate(rows), lengths=np.array([len(row) for row in rows]))
     os.replace(temporary, path)
 
 

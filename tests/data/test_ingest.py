@@ -2,6 +2,8 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 from pydantic import ValidationError
@@ -70,6 +72,39 @@ def test_each_drop_has_its_reason(make_job: MakeJob, tmp_path: Path) -> None:
 def test_broken_bytes_are_dropped_not_fatal(make_job: MakeJob, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "\xff\xfe"}\n' + json.dumps({"text": LONG}).encode() + b"\n")
     assert ingest(make_job, tmp_path / "a.jsonl")[1]["dropped_broken_utf8"] == 1
+
+
+def test_half_a_surrogate_pair_and_a_line_without_text_are_dropped_not_fatal(make_job: MakeJob, tmp_path: Path) -> None:
+    lines = [json.dumps({"text": LONG}), json.dumps({"text": LONG + "\ud83d"}), '{"body": "no text"}', "{"]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    counts = ingest(make_job, tmp_path / "a.jsonl")[1]
+    assert (counts["kept"], counts["dropped_broken_utf8"]) == (1, 1)
+    assert (counts["dropped_no_text_field"], counts["dropped_broken_json"]) == (1, 1)
+
+
+def test_broken_bytes_in_a_parquet_column_are_dropped_not_fatal(make_job: MakeJob, tmp_path: Path) -> None:
+    raw = pa.array([LONG.encode(), b"\xff\xfe" * 50, None], pa.binary())
+    broken = pa.StringArray.from_buffers(3, raw.buffers()[1], raw.buffers()[2], raw.buffers()[0], 1)
+    pq.write_table(pa.table({"text": broken}), tmp_path / "a.parquet")
+    counts = ingest(make_job, tmp_path / "a.parquet")[1]
+    assert (counts["kept"], counts["dropped_broken_utf8"], counts["dropped_empty"]) == (1, 1, 1)
+
+
+def test_a_column_of_numbers_is_no_text(make_job: MakeJob, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [1, 2], "body": [LONG, LONG]}), tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match="holds int64, expected text.*text, body"):
+        ingest(make_job, tmp_path / "a.parquet")
+
+
+def test_a_half_written_file_is_refused_before_any_other_is_read(make_job: MakeJob, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [LONG]}), tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "b.parquet").write_bytes(whole[: len(whole) // 2])
+    sources = tuple(PathSource(path=str(tmp_path / name), category="web") for name in ("a.parquet", "b.parquet"))
+    job = make_job("ingest", IngestConfig(sources=sources))
+    with pytest.raises(SourceError, match=r"b\.parquet.*half written"):
+        run(job)
+    assert not (job.work / "documents").exists()
 
 
 def test_an_unreadable_parquet_file_is_named(make_job: MakeJob, tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 import glob
 import gzip
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class PathRow(NamedTuple):
@@ -60,6 +63,19 @@ def _read_jsonl(file: Path, text_field: str) -> Iterator[PathRow]:
         raise SourceError(f"{file}: cannot be read ({error}).") from error
 
 
+def refuse_half_written(files: Iterable[Path]) -> None:
+    """Raise SourceError for the first Parquet file without a readable end, before any work is spent on the others."""
+    for file in files:
+        if file.suffix == ".parquet":
+            try:
+                pq.read_metadata(file)
+            except (pa.ArrowException, OSError) as error:
+                raise SourceError(
+                    f"{file}: not a readable Parquet file ({error}). It may be half written: write it again, or "
+                    "leave it out of `path`."
+                ) from error
+
+
 def _json_row(file: Path, number: int, line: bytes, text_field: str) -> PathRow:
     key = f"{file.name}:{number}"
     try:
@@ -69,12 +85,17 @@ def _json_row(file: Path, number: int, line: bytes, text_field: str) -> PathRow:
     except json.JSONDecodeError:
         return PathRow(key, None, "broken_json")
     if not isinstance(row, dict) or text_field not in row:
+        if number > 1:
+            return PathRow(key, None, "no_text_field")
         raise SourceError(
             f"{file}: line {number} has no field {text_field!r}; it has "
             f"{sorted(row) if isinstance(row, dict) else row!r}. Set `text_field` of this source."
         )
     text = row[text_field]
-    return PathRow(key, text if isinstance(text, str) else None, "" if isinstance(text, str) else "not_text")
+    if not isinstance(text, str):
+        return PathRow(key, None, "not_text")
+    # JSON can escape half of a surrogate pair, which no UTF-8 file can hold
+    return PathRow(key, None, "broken_utf8") if SURROGATE.search(text) else PathRow(key, text)
 
 
 def _read_parquet(file: Path, text_field: str) -> Iterator[PathRow]:
@@ -86,9 +107,8 @@ def _read_parquet(file: Path, text_field: str) -> Iterator[PathRow]:
         _require_field(file, parquet.schema_arrow, text_field)
         number = 0
         for batch in parquet.iter_batches(1024, columns=[text_field]):
-            for value in batch.column(0).to_pylist():
-                yield PathRow(f"{file.name}:{number}", value, "" if value is not None else "empty")
-                number += 1
+            yield from _column_rows(file, number, batch.column(0))
+            number += batch.num_rows
 
 
 def _read_arrow(file: Path, text_field: str) -> Iterator[PathRow]:
@@ -98,11 +118,28 @@ def _read_arrow(file: Path, text_field: str) -> Iterator[PathRow]:
             _require_field(file, reader.schema, text_field)
             number = 0
             for batch in reader:
-                for value in batch.column(text_field).to_pylist():
-                    yield PathRow(f"{file.name}:{number}", value, "" if value is not None else "empty")
-                    number += 1
+                yield from _column_rows(file, number, batch.column(text_field))
+                number += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{file}: not a readable Arrow stream ({error}).") from error
+
+
+def _column_rows(file: Path, first: int, column: pa.Array) -> Iterator[PathRow]:
+    """Yield the rows of one column; Arrow does not check the UTF-8 of a file, so each value is decoded here."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    for number, raw in enumerate(column.cast(pa.large_binary()).to_pylist(), start=first):
+        key = f"{file.name}:{number}"
+        try:
+            yield PathRow(key, None, "empty") if raw is None else PathRow(key, raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            yield PathRow(key, None, "broken_utf8")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary))
 
 
 def _require_field(file: Path, schema: pa.Schema, text_field: str) -> None:
@@ -110,4 +147,10 @@ def _require_field(file: Path, schema: pa.Schema, text_field: str) -> None:
         raise SourceError(
             f"{file}: column {text_field!r} is missing; it has {', '.join(schema.names)}. "
             "Set `text_field` of this source."
+        )
+    kind = schema.field(text_field).type
+    if not _is_text(kind):
+        raise SourceError(
+            f"{file}: column {text_field!r} holds {kind}, expected text. Set `text_field` of this source to another of "
+            f"{', '.join(schema.names)}."
         )
