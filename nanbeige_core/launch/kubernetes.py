@@ -69,8 +69,12 @@ def training_objects(file: JobFile) -> list[dict[str, Any]]:
         "template": {"metadata": {"labels": labels}, "spec": pod},
     }
     metadata = {"name": name, "namespace": options.namespace, "labels": labels}
-    service = {"clusterIP": "None", "selector": labels, "publishNotReadyAddresses": True}
-    service["ports"] = [{"name": "rendezvous", "port": _PORT}]
+    service: dict[str, Any] = {
+        "clusterIP": "None",
+        "selector": labels,
+        "publishNotReadyAddresses": True,
+        "ports": [{"name": "rendezvous", "port": _PORT}],
+    }
     return [
         {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service},
         {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job},

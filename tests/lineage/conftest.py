@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.running import make_order
 from nanbeige_core.artifacts.references import ArtifactRef
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.faults.tiny import tiny_recipe
 from nanbeige_core.launch.execute import execute
+from nanbeige_core.launch.orders import make_order
 from nanbeige_core.megatron import parallel
 from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.recipe.plan import Selection, make_plan
