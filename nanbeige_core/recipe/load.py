@@ -3,6 +3,7 @@
 Everything that can be known to be wrong before a stage runs is raised here, naming the place in the file.
 """
 
+import re
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
@@ -25,6 +26,7 @@ from nanbeige_core.recipe.schema import ProfileEntry, RecipeFile, StageEntry, Sw
 from nanbeige_core.stages import STAGES, StageSpec
 
 T = TypeVar("T", bound=BaseModel)
+_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\b")
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,11 @@ class Recipe:
 
     def descendants(self, name: str) -> set[str]:
         """Return every stage that depends on `name`, directly or not."""
-        self.stage(name)
-        return {other for other in self.stages if name in self.ancestors(other)}
+        found = {self.stage(name).name}
+        for other, stage in self.stages.items():  # in topological order: what a stage reads was looked at before it
+            if not found.isdisjoint(stage.inputs.values()):
+                found.add(other)
+        return found - {name}
 
     def needed(self) -> set[str]:
         """Return the stages somebody reads: all but those that only adopted artifacts would have been made from."""
@@ -112,6 +117,8 @@ class RecipeSource:
 
     def recipe(self, profile: str, overrides: list[str]) -> Recipe:
         """Return the recipe under a profile; raise RecipeError for whatever is wrong with it."""
+        for text in overrides:
+            _require_no_environment(text, f"override {text!r}")
         tree = deepcopy(self._merge(profile))
         apply_overrides(tree, overrides)
         stages = self._stages(tree)
@@ -177,14 +184,25 @@ class RecipeSource:
 
 def _read(path: Path) -> DictConfig:
     try:
+        text = path.read_text(encoding="utf-8")
         tree = OmegaConf.load(path)
     except FileNotFoundError as error:
         raise RecipeError(f"no recipe file at {path}; pass --file or run in the project's folder") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError) as error:
         raise RecipeError(f"{path} cannot be read as YAML: {error}") from error
+    _require_no_environment(text, str(path))
     if not isinstance(tree, DictConfig):
         raise RecipeError(f"{path} holds a list; a recipe is a mapping with the keys recipe, stages and profiles")
     return tree
+
+
+def _require_no_environment(text: str, place: str) -> None:
+    """Refuse values from environment variables: they would be fingerprinted, and kept in every manifest."""
+    if _ENVIRONMENT.search(text):
+        raise RecipeError(
+            f"{place} takes a value from an environment variable (oc.env): what a recipe says must stand in it, and "
+            "a secret must not be. Write the value, or pass it with --set."
+        )
 
 
 def _merge(tree: DictConfig, profile: str, path: Path) -> DictConfig:

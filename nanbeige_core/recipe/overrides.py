@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from nanbeige_core.errors import RecipeError, nearest
 from nanbeige_core.stages import STAGES
@@ -26,11 +27,16 @@ def apply_overrides(tree: DictConfig, overrides: list[str]) -> None:
     """
     for text in overrides:
         full_path = _full_path(tree, _path_of(text), text)
-        _own_copies(tree, full_path.split("."))
         # a fingerprint is text, though 12345678e1234567 would also read as a number
         value = text.partition("=")[2]
         parsed = value.strip() if full_path.endswith(_ADOPTED) else _parse(value, text)
-        OmegaConf.update(tree, full_path, parsed, force_add=True)
+        try:
+            _own_copies(tree, full_path.split("."))
+            OmegaConf.update(tree, full_path, parsed, force_add=True)
+        except (OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise RecipeError(
+                f"override {text!r} cannot be put into the recipe: {error}. Expected stage.field=value."
+            ) from error
 
 
 def touched_stages(tree: DictConfig, overrides: list[str]) -> set[str]:
@@ -122,7 +128,7 @@ def _require_known(shared: Any, rest: str, text: str) -> None:
 def _parse(value: str, text: str) -> Any:
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-99-99 reads as a date that does not exist
         raise RecipeError(f"override {text!r}: the value is not valid YAML ({error})") from error
     if isinstance(parsed, str):
         try:

@@ -264,3 +264,15 @@ def test_dpd_reads_a_teacher_or_its_cached_logits_but_not_both(tmp_path: Path) -
     del inputs["teacher"]
     path.write_text(yaml.safe_dump(tree))
     assert load_recipe(path, profile="laptop").stages["dpd"].inputs["teacher_logits"] == "teacher_logits"
+
+
+def test_a_recipe_takes_nothing_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SECRET", "hunter22")
+    path = tmp_path / "pipelines.yaml"
+    path.write_text("recipe: x\nstages: {problems: {config: {seed: 1}}}\nprofiles: {laptop: {title: t}}\n")
+    with pytest.raises(RecipeError, match="environment variable") as caught:
+        load_recipe(path, profile="laptop", overrides=["problems.seed=${oc.env:A_SECRET}"])
+    assert "hunter22" not in str(caught.value)
+    path.write_text(path.read_text().replace("seed: 1", "seed: '${oc.env:A_SECRET}'"))
+    with pytest.raises(RecipeError, match="environment variable"):
+        load_recipe(path, profile="laptop")

@@ -3,6 +3,7 @@
 import glob
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +57,7 @@ def _read_jsonl(file: Path, text_field: str) -> Iterator[PathRow]:
         with opener(file, "rb") as stream:
             for number, line in enumerate(stream, start=1):
                 yield _json_row(file, number, line, text_field)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{file}: cannot be read ({error}).") from error
 
 
@@ -66,7 +67,7 @@ def _json_row(file: Path, number: int, line: bytes, text_field: str) -> PathRow:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         return PathRow(key, None, "broken_utf8")
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also a number of too many digits, and brackets nested too deeply
         return PathRow(key, None, "broken_json")
     if not isinstance(row, dict) or text_field not in row:
         raise SourceError(
@@ -74,7 +75,18 @@ def _json_row(file: Path, number: int, line: bytes, text_field: str) -> PathRow:
             f"{sorted(row) if isinstance(row, dict) else row!r}. Set `text_field` of this source."
         )
     text = row[text_field]
-    return PathRow(key, text if isinstance(text, str) else None, "" if isinstance(text, str) else "not_text")
+    if not isinstance(text, str):
+        return PathRow(key, None, "not_text")
+    # an escaped half of a surrogate pair is JSON, and no text that can be written
+    return PathRow(key, text) if _is_text(text) else PathRow(key, None, "broken_utf8")
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_parquet(file: Path, text_field: str) -> Iterator[PathRow]:
