@@ -37,10 +37,10 @@ class ResumePoints:
     def after_step(self, keep: dict[str, Any] | Callable[[], None], *, more: bool) -> None:
         """Write a resume point if one is due and `more` steps follow, or when any rank was told to stop.
 
-        `keep` is what is kept with it, or a function that writes the whole point. Before the first update there is none:
-        the optimizer has no state to write. One all-reduce: rank 0's clock and every rank's signal decide for all,
-        since ranks that disagree about a collective hang. Raises StageInterruptedError on every rank after the point
-        that a request to stop asks for.
+        `keep` is what is kept with it, or a function that writes the whole point. Before the first update there is
+        none: the optimizer has no state yet. One all-reduce, for ranks that disagree about a collective hang: rank 0's
+        clock and every rank's signal decide for all. Raises StageInterruptedError on every rank after the point that
+        a request to stop asks for.
         """
         due = more and rank() == 0 and time.monotonic() - self._saved > self._job.runtime.checkpoint_seconds
         decision_2 = torch.tensor([due, self._job.stop.requested], dtype=torch.int32, device=device.device())
