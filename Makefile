@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PROFILE ?= laptop
 STORE ?= store
 
-.PHONY: run test setup lint plan up clean-store help
+.PHONY: run test setup lint audit plan up clean-store help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -25,6 +25,11 @@ lint: setup ## ruff, pyright and the import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+audit: setup ## ask the public advisory database about every pinned package (needs a network)
+	"$(PYTHON)" -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install -q pip-audit==2.10.1
+	$(VENV)/audit/bin/pip-audit --requirement $(LOCK) --no-deps --disable-pip
 
 plan: setup ## show what `make run` would do
 	$(BIN)/nanbeige plan --profile $(PROFILE) --store $(STORE)

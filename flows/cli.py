@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -14,8 +15,8 @@ from rich.markup import escape
 
 from flows.commands import adopt as adopt_module
 from flows.commands import dedup as dedup_module
+from flows.commands import deploy, doctor, keep, parity, price, reference, report, rescore, sweep
 from flows.commands import diff as diff_module
-from flows.commands import doctor, keep, parity, price, reference, report, rescore, sweep
 from flows.commands import trace as trace_module
 from flows.commands import verify as verify_module
 from flows.commands.inspection import print_inspection, write_inspection
@@ -46,7 +47,7 @@ from flows.console import (
 )
 from flows.exit_codes import ExitCode, exit_code_table
 from flows.parameters import ALL, RECIPE_FILE
-from nanbeige_core.errors import ArtifactError, RecipeError, StageError
+from nanbeige_core.errors import ArtifactError, RecipeError, StageError, StageInterruptedError
 from nanbeige_core.recipe.load import load_profile_names
 from nanbeige_core.recipe.plan import Selection, make_plan
 from nanbeige_core.report.stage_report import describe_gain
@@ -208,7 +209,7 @@ def profiles(file: FileOption = RECIPE_FILE, as_json: JsonOption = False) -> Non
     print_rows(rows, "")
 
 
-for command in (verify_module, keep, doctor, reference, report, rescore):
+for command in (deploy, verify_module, keep, doctor, reference, report, rescore):
     command.register(app)
 
 
@@ -224,15 +225,28 @@ def _fail(message: str, status: ExitCode) -> NoReturn:
     sys.exit(status)
 
 
+class Terminated(BaseException):
+    """Report SIGTERM once whatever runs has had its turn to stop."""
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
 def main() -> None:
     """Run the command line; every expected failure is one clear message and an exit status."""
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except RecipeError as error:
         _fail(str(error), ExitCode.WRONG_REQUEST)
+    except StageInterruptedError as error:
+        _fail(str(error), ExitCode.RESUME)
     except (ArtifactError, StageError) as error:
         _fail(str(error), ExitCode.FAILED)
+    except Terminated:
+        _fail("told to stop; resume points are kept, run the same command again to go on", ExitCode.RESUME)
     except KeyboardInterrupt:
         _fail("interrupted; finished stages are kept, run the same command again to go on", ExitCode.INTERRUPTED)
 

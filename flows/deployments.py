@@ -63,29 +63,55 @@ def deployments(file: RecipeFile) -> list[Deployment]:
     return found
 
 
-def register(file: RecipeFile, *, path: Path, store: str, cores: int) -> list[str]:
-    """Create or refresh everything `up` needs on the server; return the deployments' names.
+@dataclass(frozen=True)
+class WorkPool:
+    """Where runs are executed: by a worker's own processes, or in pods made from a Kubernetes base job template."""
+
+    name: str = POOL
+    template: dict[str, Any] | None = None
+
+    @property
+    def type(self) -> str:
+        """Return Prefect's name of the kind of worker."""
+        return "process" if self.template is None else "kubernetes"
+
+    @property
+    def job_variables(self) -> dict[str, Any]:
+        """Return what a deployment sets of the pool's template; an image knows its own command and folder."""
+        return {"command": _command(), "working_dir": str(ROOT)} if self.template is None else {}
+
+
+def register(
+    file: RecipeFile,
+    *,
+    path: Path,
+    store: str,
+    cores: int,
+    pool: WorkPool = WorkPool(),  # noqa: B008 (frozen)
+) -> list[str]:
+    """Create or refresh everything runs need on the server; return the deployments' names.
 
     Args:
         file: The recipe file; its names become the forms' enums, its schedules the deployments'.
         path: Where the recipe file lies; each run reads it again.
         store: Folder or URL of the artifacts, absolute.
         cores: How many cores all runs of this server may use at once.
+        pool: The work pool, made if it is not there.
     """
     with get_client(sync_client=True) as client:
-        _create_pool(client)
+        _create_pool(client, pool)
         _set_core_slots(client, cores)
         _create_zombie_automation(client)
         flow_id = client.create_flow_from_name(FLOW)
         for deployment in deployments(file):
-            _deploy(client, flow_id, deployment, file, {"file": str(path), "store": store})
+            _deploy(client, flow_id, deployment, file, {"file": str(path), "store": store}, pool)
     return [f"{FLOW}/{deployment.name}" for deployment in deployments(file)]
 
 
-def _create_pool(client: SyncPrefectClient) -> None:
-    template = ProcessWorker.get_default_base_job_template()
+def _create_pool(client: SyncPrefectClient, pool: WorkPool) -> None:
+    template = pool.template or ProcessWorker.get_default_base_job_template()
     try:
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+        client.create_work_pool(WorkPoolCreate(name=pool.name, type=pool.type, base_job_template=template))
     except ObjectAlreadyExists:
         return
 
@@ -126,7 +152,12 @@ def _create_zombie_automation(client: SyncPrefectClient) -> None:
 
 
 def _deploy(
-    client: SyncPrefectClient, flow_id: Any, deployment: Deployment, file: RecipeFile, parameters: dict[str, Any]
+    client: SyncPrefectClient,
+    flow_id: Any,
+    deployment: Deployment,
+    file: RecipeFile,
+    parameters: dict[str, Any],
+    pool: WorkPool,
 ) -> None:
     name = f"{FLOW}/{deployment.name}"
     try:
@@ -141,8 +172,8 @@ def _deploy(
         description=deployment.description,
         entrypoint=deployment.entrypoint,
         pull_steps=[],
-        work_pool_name=POOL,
-        job_variables={"command": _command(), "working_dir": str(ROOT)},
+        work_pool_name=pool.name,
+        job_variables=pool.job_variables,
         parameters=parameters,
         parameter_openapi_schema=form_schema(deployment.function, file),
         enforce_parameter_schema=True,

@@ -10,6 +10,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     WRONG_REQUEST = 2
     NOT_READY = 3
+    RESUME = 75
     INTERRUPTED = 130
 
     @property
@@ -23,6 +24,7 @@ _MEANINGS = {
     ExitCode.FAILED: "a stage failed, or an artifact is missing or damaged; finished work is kept",
     ExitCode.WRONG_REQUEST: "the request or the recipe is wrong; nothing was started",
     ExitCode.NOT_READY: "this machine cannot run the laptop profile (doctor)",
+    ExitCode.RESUME: "told to stop (SIGTERM, preemption); resume points are kept, run the same command again",
     ExitCode.INTERRUPTED: "interrupted; run the same command again to go on",
 }
 

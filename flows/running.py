@@ -12,8 +12,8 @@ from prefect.utilities.annotations import quote
 from nanbeige_core.artifacts.leases import hold_lease
 from nanbeige_core.artifacts.references import ArtifactRef
 from nanbeige_core.artifacts.store import Store
-from nanbeige_core.errors import StageError
-from nanbeige_core.launch.execute import Order
+from nanbeige_core.errors import StageError, StageInterruptedError
+from nanbeige_core.launch.orders import make_order
 from nanbeige_core.recipe.plan import Plan, PlannedStage
 from tasks.core_slots import CORE_SLOTS
 from tasks.hand_off import StageCall, configured, reused
@@ -27,6 +27,10 @@ class RunFailedError(StageError):
     def __init__(self, message: str, result: "RunResult") -> None:
         super().__init__(message)
         self.result = result
+
+
+class RunStoppedError(RunFailedError, StageInterruptedError):
+    """Report a run whose stages did not fail: they were told to stop, and wait at their resume points."""
 
 
 @dataclass
@@ -102,19 +106,6 @@ def _wait_for(futures: list["PrefectFuture[Any]"]) -> None:
         raise
 
 
-def make_order(planned: PlannedStage) -> Order:
-    """Return the plain data from which a stage is executed."""
-    return Order(
-        stage=planned.name,
-        uses=planned.stage.spec.uses,
-        identity=planned.identity,
-        fingerprint=planned.fingerprint,
-        config=planned.stage.config.model_dump(mode="json"),
-        runtime=planned.stage.runtime.model_dump(mode="json"),
-        forced=planned.forced,
-    )
-
-
 def _collect(plan: Plan, futures: dict[str, "PrefectFuture[Any]"], result: RunResult) -> None:
     failures, not_started = result.failures, result.not_started
     for name, future in futures.items():
@@ -133,12 +124,17 @@ def _collect(plan: Plan, futures: dict[str, "PrefectFuture[Any]"], result: RunRe
     resume = f"nanbeige run --from {next(iter(failures), '')} --profile {plan.recipe.profile}"
     resume += "".join(f" --set {text}" for text in plan.recipe.overrides)
     result.executed = [name for name in result.executed if name in result.references]
-    raise RunFailedError(
+    stopped = bool(failures) and all(_was_stopped(futures[name]) for name in failures)
+    raise (RunStoppedError if stopped else RunFailedError)(
         "\n\n".join(failures.values())
         + (f"\n\nNot started, since they depend on it: {', '.join(not_started)}." if not_started else "")
         + f"\nResume with: {resume}",
         result,
     )
+
+
+def _was_stopped(future: "PrefectFuture[Any]") -> bool:
+    return isinstance(future.result(raise_on_failure=False), StageInterruptedError)
 
 
 def failure_message(future: "PrefectFuture[Any]") -> str:

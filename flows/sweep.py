@@ -12,12 +12,13 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import RECIPE_FILE, override_lines
 from flows.pipeline import DEFAULT_STORE, cache_directory
-from flows.running import failure_message, make_order
+from flows.running import failure_message
 from nanbeige_core.artifacts.references import ArtifactRef
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Runtime
 from nanbeige_core.errors import StageError
 from nanbeige_core.launch.execute import Order
+from nanbeige_core.launch.orders import make_order
 from nanbeige_core.recipe.configs.sweep import SUMMARY, FailedRun, input_name
 from nanbeige_core.recipe.fingerprint import fingerprint, identity_values
 from nanbeige_core.recipe.sweep_plan import SharedStage, SweepPlan, SweepRun, plan_sweep

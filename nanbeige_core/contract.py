@@ -9,11 +9,13 @@ in every rank of a launched process group; with several ranks only rank 0's Outc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nanbeige_core.artifacts.kinds import Kind
+from nanbeige_core.cluster import Hosts, Kubernetes, Slurm
+from nanbeige_core.stopping import StopRequest
 
 SCRATCH = "scratch"
 """Name of the directory inside a work directory whose content never becomes part of the artifact."""
@@ -82,8 +84,12 @@ class Runtime(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    launcher: Literal["inline", "process", "elastic"] = "process"
-    processes: int = Field(default=1, ge=1, description="Ranks on this machine.")
+    launcher: Literal["inline", "process", "elastic", "hosts", "slurm", "kubernetes"] = "process"
+    processes: int = Field(default=1, ge=1, description="Ranks on each node.")
+    nodes: int = Field(default=1, ge=1, description="Machines of the stage; several need a launcher that reaches them.")
+    restarts: int = Field(
+        default=0, ge=0, description="How often a stage that lost a rank or a node goes on by itself."
+    )
     threads: int = Field(default=1, ge=1, description="Intra-op threads of each rank.")
     tensor_parallel: int = Field(default=1, ge=1)
     pipeline_parallel: int = Field(default=1, ge=1)
@@ -106,12 +112,33 @@ class Runtime(BaseModel):
     endpoint_seconds: float = Field(default=120.0, gt=0, description="Longest wait for one answer of the endpoint.")
     endpoint_retries: int = Field(default=5, ge=0, description="Times an unanswered request is asked again.")
     checkpoint_seconds: float = Field(default=120.0, gt=0, description="Longest time between two resume points.")
+    stop_seconds: float = Field(
+        default=20.0, gt=0, description="Time to leave a resume point after SIGTERM, before SIGKILL."
+    )
     timeout_seconds: float | None = Field(default=None, gt=0)
     retries: int = Field(default=0, ge=0)
     cache_directory: str = ""
     metrics: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         default=("tensorboard",), description="Where a training stage's numbers go while it runs."
     )
+    hosts: Hosts = Hosts()
+    slurm: Slurm = Slurm()
+    kubernetes: Kubernetes = Kubernetes()
+
+    @model_validator(mode="after")
+    def validate_nodes(self) -> Self:
+        """Several nodes need a launcher that reaches them; each host its command."""
+        if self.nodes > 1 and self.launcher not in ("hosts", "slurm", "kubernetes"):
+            raise ValueError(
+                f"runtime.nodes is {self.nodes}, but launcher {self.launcher} knows this machine only; choose hosts, "
+                "slurm or kubernetes, or put all ranks on one machine with runtime.processes"
+            )
+        if self.launcher == "hosts" and (len(self.hosts.reach) != self.nodes or not self.hosts.rendezvous):
+            raise ValueError(
+                f"runtime.hosts names {len(self.hosts.reach)} hosts and the rendezvous {self.hosts.rendezvous!r}; "
+                f"launcher hosts needs one for each of runtime.nodes={self.nodes}, and host:port of the first"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -141,6 +168,7 @@ class Job:
     work: Path
     cache: Path
     progress: Progress = field(default=lambda fraction, text: None)
+    stop: StopRequest = field(default_factory=StopRequest)
 
     @property
     def scratch(self) -> Path:

@@ -49,7 +49,8 @@ class StageCall(BaseModel):
         given = {name: reference for name, reference in inputs.items() if reference is not None}
         logger = get_run_logger()
         runtime = Runtime.model_validate(self.order.runtime)
-        with CORE_SLOTS.hold(runtime.processes * runtime.threads, self.cores):
+        elsewhere = runtime.launcher in ("hosts", "slurm", "kubernetes")
+        with CORE_SLOTS.hold(1 if elsewhere else runtime.processes * runtime.threads, self.cores):
             progress = start_progress(self.order.stage)
             made: Made = execute(
                 self.order, given, self.open_store(), progress=progress, log=logger.info, start=WORKERS.start

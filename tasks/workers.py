@@ -7,11 +7,12 @@ from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
 
 from nanbeige_core.contract import Runtime
-from nanbeige_core.launch.execute import start_process
 from nanbeige_core.launch.job_file import JobFile
 from nanbeige_core.launch.prefork import Prefork, WorkerProcess
+from nanbeige_core.launch.start import start_worker
 
 _STOP_SECONDS = 20
+_FORKED = ("process", "elastic")
 _FEWEST = 2
 """Stages a server must serve: for one alone, importing in the worker itself is as fast."""
 
@@ -28,7 +29,7 @@ class Workers:
         """Serve stages, given as (type, runtime), until the block ends."""
         by_threads: dict[int, list[str]] = {}
         for uses, runtime in stages:
-            if runtime.launcher != "inline":
+            if runtime.launcher in _FORKED:
                 by_threads.setdefault(runtime.threads, []).append(uses)
         with ExitStack() as stack:
             for threads, uses in by_threads.items():
@@ -58,9 +59,9 @@ class Workers:
 
     def _start(self, file: JobFile) -> WorkerProcess:
         server, uses = self._servers.get(file.runtime.threads, (None, set[str]()))
-        if server is not None and server.ready and file.uses in uses:
+        if file.runtime.launcher in _FORKED and server is not None and server.ready and file.uses in uses:
             return server.start(file.path, file.log)
-        return start_process(file)
+        return start_worker(file)
 
 
 WORKERS = Workers()

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.artifacts.references import AnyRef, ArtifactRef, make_reference
@@ -40,7 +40,7 @@ class Manifest(BaseModel):
     schema_version: int
     stage: str
     uses: str
-    fingerprint: str
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
     identity: dict[str, Any]
     inputs: dict[str, AnyRef]
     runtime: dict[str, Any]
@@ -52,6 +52,23 @@ class Manifest(BaseModel):
     started: str
     seconds: float
     resources: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("stage")
+    @classmethod
+    def validate_stage(cls, stage: str) -> str:
+        """A stage is one folder's name: a manifest from elsewhere must not lead out of the store."""
+        if not stage or stage in (".", "..") or any(letter in stage for letter in "/\\\0"):
+            raise ValueError(f"{stage!r} is no name of a folder")
+        return stage
+
+    @field_validator("files")
+    @classmethod
+    def validate_names(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        """Files lie below the artifact's own folder: what is downloaded is written under these names."""
+        for name in files:
+            if not name or name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+                raise ValueError(f"{name!r} is no path below an artifact")
+        return files
 
     @property
     def reference(self) -> ArtifactRef:

@@ -73,7 +73,11 @@ def read_indexed_dataset(prefix: Path) -> IndexedDataset:
     names = {value: name for name, value in DTYPE_CODES.items()}
     if code not in names:
         raise IndexedDatasetError(f"{index_path}: token type code {code}, expected one of {sorted(names)}.")
+    if sequences > (len(content) - head) // 4:
+        raise IndexedDatasetError(f"{index_path}: cut off, it promises {sequences} sequences. Rebuild the mixture.")
     lengths = np.frombuffer(content, np.int32, sequences, head)
+    if sequences and lengths.min() < 0:
+        raise IndexedDatasetError(f"{index_path}: a sequence of negative length. Rebuild the mixture.")
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
     dtype = np.dtype(names[code])
     if bin_path.stat().st_size != starts[-1] * dtype.itemsize:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedTokenizerFast
@@ -21,6 +20,7 @@ from nanbeige_core.launch.ranks import rank
 from nanbeige_core.lineage.ledger import ROW_LEDGER, packed_ledger
 from nanbeige_core.megatron import parallel
 from nanbeige_core.megatron.batch import Batch
+from nanbeige_core.megatron.resume_points import ResumePoints
 from nanbeige_core.megatron.trainer import StepStats, Trainer
 from nanbeige_core.megatron.weights import read_model_card
 from nanbeige_core.recipe.configs.distill import DpdConfig
@@ -163,27 +163,26 @@ def _train(
     steps: list[list[int]],
 ) -> list[dict[str, Any]]:
     """Take every planned step from the last resume point on; return one history entry per step."""
-    resumed = trainer.load_resume(job.scratch / "resume") or {"history": []}
+    points = ResumePoints(job, trainer)
+    resumed = points.load() or {"history": []}
     history: list[dict[str, Any]] = resumed["history"]
-    saved = time.monotonic()
-    for number in range(trainer.step, len(steps)):
-        measured = config.gradient_norm_every > 0 and number % config.gradient_norm_every == 0
-        loss = make_dpd_loss(
-            config,
-            pairs.denominators(steps[number]),
-            _shard(trainer),
-            teacher,
-            with_gradient_norms=measured,
-        )
-        mine = rows_of_rank(steps[number], trainer.data_rank, trainer.data_size)
-        stats = trainer.train_step(_batches(job, config, pairs, mine), loss)
-        if number == 0:
-            require_fresh_policy(stats)
-        history.append({"step": number + 1, "loss": stats.loss, "grad_norm": stats.grad_norm, **stats.metrics})
-        job.progress((number + 1) / len(steps), f"step {number + 1}: {json.dumps(_brief(stats))}")
-        if time.monotonic() - saved > job.runtime.checkpoint_seconds:
-            trainer.save_resume(job.scratch / "resume", {"history": history})
-            saved = time.monotonic()
+    with points.training():
+        for number in range(trainer.step, len(steps)):
+            measured = config.gradient_norm_every > 0 and number % config.gradient_norm_every == 0
+            loss = make_dpd_loss(
+                config,
+                pairs.denominators(steps[number]),
+                _shard(trainer),
+                teacher,
+                with_gradient_norms=measured,
+            )
+            mine = rows_of_rank(steps[number], trainer.data_rank, trainer.data_size)
+            stats = trainer.train_step(_batches(job, config, pairs, mine), loss)
+            if number == 0:
+                require_fresh_policy(stats)
+            history.append({"step": number + 1, "loss": stats.loss, "grad_norm": stats.grad_norm, **stats.metrics})
+            job.progress((number + 1) / len(steps), f"step {number + 1}: {json.dumps(_brief(stats))}")
+            points.after_step({"history": history}, more=number + 1 < len(steps))
     return history
 
 

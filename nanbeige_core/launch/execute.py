@@ -5,7 +5,6 @@ its kind requires are there.
 """
 
 import errno
-import os
 import shutil
 import signal
 import subprocess
@@ -26,13 +25,14 @@ from nanbeige_core.contract import Outcome, Progress, Runtime
 from nanbeige_core.errors import ArtifactError, StageError, StageInterruptedError
 from nanbeige_core.launch.job_file import PREEMPTED, InputFile, JobFile, read_json, read_outcome, write_json
 from nanbeige_core.launch.prefork import WorkerProcess
+from nanbeige_core.launch.start import start_worker
 from nanbeige_core.launch.worker import run_here, used_resources
 from nanbeige_core.redaction import redact
 from nanbeige_core.stages import STAGES
 
 _POLL_SECONDS = 0.1
 _LOG_LINES = 25
-_STOP_SECONDS = 20
+_STOPPED = (PREEMPTED, -signal.SIGTERM)
 _LEAST_ROOM = 1 << 16
 _PACKAGES = ("torch", "megatron-core", "transformers", "tokenizers", "prefect", "numpy", "pyarrow", "reasoning-gym")
 
@@ -84,7 +84,7 @@ def execute(
         if sealed is not None:
             log(f"{order.stage}: published {sealed.reference.address}, which an earlier run had finished")
             return Made(sealed, executed=True)
-        return Made(_make(order, inputs, store, progress, log, start or start_process), executed=True)
+        return Made(_make(order, inputs, store, progress, log, start or start_worker), executed=True)
 
 
 def check_inputs(order: Order, inputs: dict[str, ArtifactRef]) -> None:
@@ -116,17 +116,32 @@ def _make(
         shutil.rmtree(work, ignore_errors=True)
     file = _job_file(order, inputs, store, work)
     runtime = Runtime.model_validate(order.runtime)
-    _prepare_control(file)
-    if runtime.launcher == "inline":
-        status = run_here(file)
-        write_json(file.control / "resources.json", used_resources())
-    else:
-        status = _run_process(start(file), file, runtime, progress, log)
+    status = _attempt(file, runtime, progress, log, start)
+    for number in range(runtime.restarts):
+        if status in (0, *_STOPPED):
+            break
+        log(f"{order.stage}: lost with status {status}; started again from its newest resume point ({number + 1})")
+        status = _attempt(file, runtime, progress, log, start)
     outcome = read_outcome(file.control)
     if status != 0 or outcome is None:
         raise _failure(order, file, status)
     draft = _draft(order, file, inputs, outcome, started.isoformat(), time.monotonic() - clock)
     return store.seal(work, draft)
+
+
+def _attempt(
+    file: JobFile,
+    runtime: Runtime,
+    progress: Progress,
+    log: Callable[[str], None],
+    start: Callable[[JobFile], WorkerProcess],
+) -> int:
+    _prepare_control(file)
+    if runtime.launcher == "inline":
+        status = run_here(file)
+        write_json(file.control / "resources.json", used_resources())
+        return status
+    return _run_process(start(file), file, runtime, progress, log)
 
 
 def _job_file(order: Order, inputs: dict[str, ArtifactRef], store: Store, work: Path) -> JobFile:
@@ -161,21 +176,13 @@ def _prepare_control(file: JobFile) -> None:
         raise write_error(error, f"stage {file.stage} cannot write its work directory {file.work}") from error
 
 
-def start_process(file: JobFile) -> WorkerProcess:
-    """Start a worker in a new interpreter."""
-    command = [sys.executable, "-m", "nanbeige_core.launch.worker", str(file.path), str(os.getpid())]
-    # the child's output goes to a file: a pipe kept open by an orphan would keep its parent's run alive
-    with file.log.open("wb") as stream:
-        return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-
-
 def _run_process(
     child: WorkerProcess, file: JobFile, runtime: Runtime, progress: Progress, log: Callable[[str], None]
 ) -> int:
     try:
         return _wait(child, file, runtime, progress, log)
     finally:
-        _stop(child)
+        _stop(child, runtime.stop_seconds)
 
 
 def _wait(
@@ -195,17 +202,17 @@ def _wait(
             progress(current["fraction"], current["text"])
         if deadline and time.monotonic() > deadline:
             log(f"{file.stage}: stopped after {runtime.timeout_seconds:.0f} s (runtime.timeout_seconds)")
-            _stop(child)
+            _stop(child, runtime.stop_seconds)
             return PREEMPTED
     return child.wait()
 
 
-def _stop(child: WorkerProcess) -> None:
+def _stop(child: WorkerProcess, seconds: float) -> None:
     if child.poll() is not None:
         return
     child.send_signal(signal.SIGTERM)
     try:
-        child.wait(timeout=_STOP_SECONDS)
+        child.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
@@ -220,7 +227,7 @@ def last_lines(path: Path, count: int = _LOG_LINES) -> str:
 
 def _failure(order: Order, file: JobFile, status: int) -> StageError:
     error = read_json(file.control / "error.json")
-    if status in (PREEMPTED, -signal.SIGTERM) and not error:
+    if status in _STOPPED and not error:
         return StageInterruptedError(
             f"stage {order.stage} was stopped before it finished; its resume point in {file.work} is kept. "
             "Run the same command again to go on."

@@ -14,6 +14,7 @@ from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.artifacts.store import CONTROL
 from nanbeige_core.contract import InputArtifact, Job, Outcome, Progress, Runtime
 from nanbeige_core.stages import STAGES
+from nanbeige_core.stopping import StopRequest
 
 PREEMPTED = 75
 """Exit status of a worker that was told to stop and left a resume point (EX_TEMPFAIL)."""
@@ -59,7 +60,7 @@ class JobFile(BaseModel):
         """Return the file for everything the worker prints."""
         return self.control / "log.txt"
 
-    def to_job(self, progress: Progress) -> Job:
+    def to_job(self, progress: Progress, stop: StopRequest | None = None) -> Job:
         """Build what the core function is given; the config is validated again by its own class."""
         return Job(
             stage=self.stage,
@@ -74,6 +75,7 @@ class JobFile(BaseModel):
             work=Path(self.work),
             cache=Path(self.cache),
             progress=progress,
+            stop=stop or StopRequest(),
         )
 
 

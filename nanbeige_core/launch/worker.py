@@ -1,7 +1,7 @@
 """Run one stage's core function in a process of its own: `python -m nanbeige_core.launch.worker JOBFILE`.
 
-With `launcher: elastic` the process becomes the agent of torch.distributed's elastic launch: it imports what the
-ranks need, then forks them, so that N ranks pay for one import. One rank takes the same path as many.
+With `launcher: elastic` the process becomes the agent of torch.distributed's elastic launch (`elastic.py`). One rank
+takes the same path as many.
 """
 
 import ctypes
@@ -12,14 +12,13 @@ import signal
 import sys
 import time
 import traceback
-from importlib import import_module
 from pathlib import Path
-from types import FrameType
 
 from nanbeige_core.contract import Job, Outcome
 from nanbeige_core.errors import StageInterruptedError
 from nanbeige_core.launch.job_file import PREEMPTED, JobFile, write_json
 from nanbeige_core.stages import STAGES
+from nanbeige_core.stopping import StopRequest
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_SECONDS = 0.5
@@ -57,9 +56,12 @@ def main(path: str, parent: int) -> int:
     set_threads(file.runtime.threads)
     try:
         if file.runtime.launcher == "elastic":
-            return _run_elastic(file)
-        signal.signal(signal.SIGTERM, _interrupted)
-        return run_here(file)
+            from nanbeige_core.launch.elastic import run_agent
+
+            return run_agent(file)
+        stop = StopRequest()
+        signal.signal(signal.SIGTERM, stop)
+        return run_here(file, stop=stop)
     finally:
         write_json(file.control / "resources.json", used_resources())
 
@@ -74,10 +76,6 @@ def used_resources() -> dict[str, float]:
     }
 
 
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    raise StageInterruptedError(f"signal {number}: told to stop")
-
-
 def set_threads(threads: int) -> None:
     """Bound the intra-op threads of libraries imported from now on, and of torch if it is imported already."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -87,11 +85,11 @@ def set_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def run_here(file: JobFile, rank: int = 0) -> int:
+def run_here(file: JobFile, rank: int = 0, stop: StopRequest | None = None) -> int:
     """Run the core function in this process; rank 0 writes the outcome, any rank an error."""
     progress = _ProgressFile(file.control) if rank == 0 else _silent
     try:
-        job = file.to_job(progress)
+        job = file.to_job(progress, stop)
         outcome: Outcome = STAGES[file.uses].function()(job)
         if rank == 0:
             _write_outcome(file, job, outcome)
@@ -114,57 +112,6 @@ def _write_outcome(file: JobFile, job: Job, outcome: Outcome) -> None:
 
     write_report(job, outcome, STAGES[file.uses])
     write_json(file.control / "outcome.json", json.loads(outcome.model_dump_json()))
-
-
-def _run_elastic(file: JobFile) -> int:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    STAGES[file.uses].function()  # imported before the fork: the ranks inherit it
-    import_module("nanbeige_core.launch.ranks")
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=file.runtime.processes,
-        run_id=f"{file.stage}-{os.getpid()}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.1,
-        start_method=_start_method(),
-        log_line_prefix_template=f"[{file.stage}:${{local_rank}}]: ",
-    )
-    try:
-        statuses = elastic_launch(config, _rank_main)(file.model_dump_json(), os.getpid())
-    except ChildFailedError:
-        return 1
-    return max(statuses.values())
-
-
-def _start_method() -> str:
-    """Fork on CPU, so ranks share imports; spawn where CUDA must not be inherited."""
-    import torch
-
-    return "spawn" if torch.cuda.is_available() else "fork"
-
-
-def _rank_main(text: str, agent: int) -> int:
-    die_with_parent(agent)
-    signal.signal(signal.SIGTERM, _interrupted)
-    import torch
-    import torch.distributed as dist
-
-    file = JobFile.model_validate_json(text)
-    torch.set_num_threads(file.runtime.threads)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    status = run_here(file, rank=dist.get_rank())
-    if status not in (0, PREEMPTED):
-        raise SystemExit(status)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    return status
 
 
 if __name__ == "__main__":

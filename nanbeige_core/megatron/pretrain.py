@@ -8,7 +8,6 @@ one phase's checkpoint to the next.
 """
 
 import json
-import time
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -30,6 +29,7 @@ from nanbeige_core.megatron.blend import (
 )
 from nanbeige_core.megatron.even_blend import even_blends
 from nanbeige_core.megatron.held_out import compare_losses, measure_held_out, read_held_out
+from nanbeige_core.megatron.resume_points import ResumePoints
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.stream_cursors import StreamCursors
 from nanbeige_core.megatron.trainer import Trainer
@@ -154,31 +154,23 @@ def open_phase(config: FgwsdConfig, mixture: Mixture, ledger: dict[str, int]) ->
 
 def train_phase(job: Job, trainer: Trainer, phase: Phase) -> History:
     """Take every step of the phase that the newest resume point has not taken; return one entry per step."""
-    directory = job.scratch / "resume"
-    resumed = trainer.load_resume(directory) or {"history": [], "cursors": phase.cursors.at}
+    points = ResumePoints(job, trainer)
+    resumed = points.load() or {"history": [], "cursors": phase.cursors.at}
     history: History = resumed["history"]
     phase.cursors.at = list(resumed["cursors"])
-    saved = time.monotonic()
     steps = phase.source.plan.steps
-    for step in range(len(history), steps):
-        span, positions = phase.source.step_samples(step)
-        batches = rank_batches(phase, span, positions, trainer, rows=job.runtime.micro_batch_size)
-        trained = sum_over_data_ranks(float(sum(batch.loss_mask_BS.sum() for batch in batches)))
-        stats = trainer.train_step(batches, make_cross_entropy(trained))
-        phase.cursors.record(span, positions, step=step)
-        history.append({"tokens": trainer.tokens, "loss": stats.loss, "lr": stats.lr, "gradient_norm": stats.grad_norm})
-        job.progress((step + 1) / steps, f"step {step + 1} of {steps}: loss {stats.loss:.3f}, rate {stats.lr:.2e}")
-        if step + 1 < steps and save_is_due(saved, job.runtime.checkpoint_seconds):
-            trainer.save_resume(directory, {"history": history, "cursors": phase.cursors.at})
-            saved = time.monotonic()
+    with points.training():
+        for step in range(len(history), steps):
+            span, positions = phase.source.step_samples(step)
+            batches = rank_batches(phase, span, positions, trainer, rows=job.runtime.micro_batch_size)
+            trained = sum_over_data_ranks(float(sum(batch.loss_mask_BS.sum() for batch in batches)))
+            stats = trainer.train_step(batches, make_cross_entropy(trained))
+            phase.cursors.record(span, positions, step=step)
+            entry = {"tokens": trainer.tokens, "loss": stats.loss, "lr": stats.lr, "gradient_norm": stats.grad_norm}
+            history.append(entry)
+            job.progress((step + 1) / steps, f"step {step + 1} of {steps}: loss {stats.loss:.3f}, rate {stats.lr:.2e}")
+            points.after_step({"history": history, "cursors": phase.cursors.at}, more=step + 1 < steps)
     return history
-
-
-def save_is_due(since: float, seconds: float) -> bool:
-    """Tell whether `seconds` have passed since `since` (monotonic) on rank 0's clock; one broadcast."""
-    decision = torch.tensor([time.monotonic() - since > seconds], dtype=torch.int32, device=device.device())
-    dist.broadcast(decision, src=0)
-    return bool(decision.item())
 
 
 def sum_over_data_ranks(value: float) -> float:

@@ -1,7 +1,8 @@
 """Checkpoints of a Trainer: the sealed artifact's files, and resume points that survive a kill.
 
 A resume point is a directory `step-<n>` holding `state/` (weights and optimizer, a Megatron distributed checkpoint)
-and `point.json`, written last by an atomic rename: a point without it was never finished.
+and `point.json`, written last by an atomic rename, with the size of every file: a point without it was never finished,
+and one with a file cut short is passed over for the one before. Nothing in a point is unpickled.
 """
 
 import json
@@ -116,10 +117,16 @@ def _random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": np.random.get_state(),  # noqa: NPY002 - the global state is what is restored
+        "numpy": _numpy_state(),
         "python": random.getstate(),
         "tracker": tracker.get_states(),
     }
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    """Return numpy's global state in types that a loader needs no trust for."""
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - the global state is what is restored
+    return (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest)
 
 
 def _set_random_state(state: dict[str, Any]) -> None:
@@ -128,15 +135,30 @@ def _set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002 - the global state is what is restored
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(state["python"])
     tracker: Any = tensor_parallel.get_cuda_rng_tracker()
     tracker.set_states(state["tracker"])
 
 
 def _complete_points(directory: Path) -> list[Path]:
-    points = [path.parent for path in directory.glob("step-*/point.json")]
+    """Return the points whose files all have the sizes they were written with, oldest first."""
+    points = [path.parent for path in directory.glob("step-*/point.json") if _is_whole(path)]
     return sorted(points, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        recorded: dict[str, int] = json.loads(path.read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return recorded == _sizes(path.parent)
+
+
+def _sizes(point: Path) -> dict[str, int]:
+    files = sorted(path for path in point.rglob("*") if path.is_file() and path.name != "point.json")
+    return {path.relative_to(point).as_posix(): path.stat().st_size for path in files}
 
 
 def save_resume(trainer: "Trainer", directory: Path, extra: dict[str, Any]) -> None:
@@ -149,7 +171,7 @@ def save_resume(trainer: "Trainer", directory: Path, extra: dict[str, Any]) -> N
     states = gather_objects(_random_state())
     if rank() == 0:
         torch.save(states, point / "random.pt")
-        _write_json(point / "point.json", {**_progress(trainer), "extra": extra})
+        _write_json(point / "point.json", {**_progress(trainer), "extra": extra, "files": _sizes(point)})
         for old in _complete_points(directory)[:-KEPT]:
             shutil.rmtree(old)
     barrier()
@@ -167,7 +189,7 @@ def load_resume(trainer: "Trainer", directory: Path) -> dict[str, Any] | None:
     content: dict[str, Any] = json.loads((point / "point.json").read_text())
     _load_state(trainer, point / "state")
     _set_progress(trainer, content)
-    states: list[dict[str, Any]] = torch.load(point / "random.pt", weights_only=False)
+    states: list[dict[str, Any]] = torch.load(point / "random.pt", weights_only=True)
     if rank() < len(states):
         _set_random_state(states[rank()])
     return content["extra"]

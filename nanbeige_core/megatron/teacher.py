@@ -4,7 +4,6 @@ The report distils from an external model; where none can be had, this stage mak
 Legend: B sequence, S position.
 """
 
-import time
 from typing import NamedTuple, cast
 
 from transformers import PreTrainedTokenizerFast
@@ -16,7 +15,8 @@ from nanbeige_core.lineage.ledger import ROW_LEDGER, packed_ledger
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.blend import BlendedSource, Mixture, blend_spans, phase_weights
 from nanbeige_core.megatron.held_out import compare_losses, measure_held_out, read_held_out
-from nanbeige_core.megatron.pretrain import History, Phase, save_is_due, sum_over_data_ranks, thin, train_phase
+from nanbeige_core.megatron.pretrain import History, Phase, sum_over_data_ranks, thin, train_phase
+from nanbeige_core.megatron.resume_points import ResumePoints
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.stream_cursors import StreamCursors
 from nanbeige_core.megatron.trainer import Trainer
@@ -168,19 +168,18 @@ def _batches(job: Job, config: TeacherConfig, packed: PackedSamples, rows: list[
 def _sft_steps(
     job: Job, config: TeacherConfig, trainer: Trainer, train: PackedSamples, steps: list[list[int]]
 ) -> History:
-    resumed = trainer.load_resume(job.scratch / "resume") or {"history": []}
+    points = ResumePoints(job, trainer)
+    resumed = points.load() or {"history": []}
     history: History = resumed["history"]
-    saved = time.monotonic()
-    for number in range(len(history), len(steps)):
-        rows = rows_of_rank(steps[number], trainer.data_rank, trainer.data_size)
-        batches = _batches(job, config, train, rows)
-        supervised = sum_over_data_ranks(float(sum(batch.loss_mask_BS.sum() for batch in batches)))
-        stats = trainer.train_step(batches, make_cross_entropy(supervised))
-        history.append({"step": number + 1, "loss": stats.loss, "lr": stats.lr})
-        job.progress((number + 1) / len(steps), f"step {number + 1} of {len(steps)}: loss {stats.loss:.3f}")
-        if number + 1 < len(steps) and save_is_due(saved, job.runtime.checkpoint_seconds):
-            trainer.save_resume(job.scratch / "resume", {"history": history})
-            saved = time.monotonic()
+    with points.training():
+        for number in range(len(history), len(steps)):
+            rows = rows_of_rank(steps[number], trainer.data_rank, trainer.data_size)
+            batches = _batches(job, config, train, rows)
+            supervised = sum_over_data_ranks(float(sum(batch.loss_mask_BS.sum() for batch in batches)))
+            stats = trainer.train_step(batches, make_cross_entropy(supervised))
+            history.append({"step": number + 1, "loss": stats.loss, "lr": stats.lr})
+            job.progress((number + 1) / len(steps), f"step {number + 1} of {len(steps)}: loss {stats.loss:.3f}")
+            points.after_step({"history": history}, more=number + 1 < len(steps))
     return history
 
 

@@ -18,7 +18,16 @@ from nanbeige_core.recipe.measures import known_measures, require_measure
 from nanbeige_core.recipe.overrides import apply_overrides, touched_stages
 from nanbeige_core.recipe.schedules import check_schedules
 from nanbeige_core.recipe.schema import ProfileEntry, RecipeFile, StageEntry, SweepEntry
-from nanbeige_core.recipe.tree import Tree, copied, is_reference, overlay, parse_tree, read_text, resolved
+from nanbeige_core.recipe.tree import (
+    Tree,
+    copied,
+    is_reference,
+    overlay,
+    parse_tree,
+    read_text,
+    require_no_environment,
+    resolved,
+)
 from nanbeige_core.stages import STAGES, StageSpec
 
 T = TypeVar("T", bound=BaseModel)
@@ -69,8 +78,11 @@ class Recipe:
 
     def descendants(self, name: str) -> set[str]:
         """Return every stage that depends on `name`, directly or not."""
-        self.stage(name)
-        return {other for other in self.stages if name in self.ancestors(other)}
+        found = {self.stage(name).name}
+        for other, stage in self.stages.items():  # in topological order: what a stage reads was looked at before it
+            if not found.isdisjoint(stage.inputs.values()):
+                found.add(other)
+        return found - {name}
 
     def needed(self) -> set[str]:
         """Return the stages somebody reads: all but those that only adopted artifacts would have been made from."""
@@ -108,6 +120,8 @@ class RecipeSource:
 
     def recipe(self, profile: str, overrides: list[str]) -> Recipe:
         """Return the recipe under a profile; raise RecipeError for whatever is wrong with it."""
+        for text in overrides:
+            require_no_environment(text, f"override {text!r}")
         if overrides:
             tree = copied(self._merge(profile))
             apply_overrides(tree, overrides)

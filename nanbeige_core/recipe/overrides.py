@@ -29,7 +29,12 @@ def apply_overrides(tree: Tree, overrides: list[str]) -> None:
         # a fingerprint is text, though 12345678e1234567 would also read as a number
         value = text.partition("=")[2]
         parsed = value.strip() if full_path.endswith(_ADOPTED) else _parse(value, text)
-        _write(tree, full_path.split("."), parsed)
+        try:
+            _write(tree, full_path.split("."), parsed)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise RecipeError(
+                f"override {text!r} cannot be put into the recipe: {error}. Expected stage.field=value."
+            ) from error
 
 
 def touched_stages(tree: Tree, overrides: list[str]) -> set[str]:
@@ -135,7 +140,7 @@ def _require_known(tree: Tree, rest: str, text: str) -> None:
 def _parse(value: str, text: str) -> Any:
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-99-99 reads as a date that does not exist
         raise RecipeError(f"override {text!r}: the value is not valid YAML ({error})") from error
     if isinstance(parsed, str):
         try:

@@ -18,6 +18,7 @@ from nanbeige_core.errors import RecipeError
 
 Tree = dict[str, Any]
 _MARK = "${"
+_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\b")
 _TO_SHARED = re.compile(r"\$\{shared(\.\w+)*\}")
 
 
@@ -33,9 +34,10 @@ def read_text(path: Path) -> str:
 
 def parse_tree(text: str, path: Path) -> Tree:
     """Return the tree of a recipe file as written, interpolations unresolved; raise RecipeError for what is no YAML."""
+    require_no_environment(text, str(path))
     try:
         tree: Any = yaml.load(text, Loader=get_yaml_loader())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} cannot be read as YAML: {error}") from error
     if tree is None:
         return {}
@@ -43,6 +45,15 @@ def parse_tree(text: str, path: Path) -> Tree:
         found = "a list" if isinstance(tree, list) else repr(tree)[:60]
         raise RecipeError(f"{path} holds {found}; a recipe is a mapping with the keys recipe, stages and profiles")
     return copied(cast(Tree, tree))
+
+
+def require_no_environment(text: str, place: str) -> None:
+    """Refuse values from environment variables: they would be fingerprinted, and kept in every manifest."""
+    if _ENVIRONMENT.search(text):
+        raise RecipeError(
+            f"{place} takes a value from an environment variable (oc.env): what a recipe says must stand in it, and "
+            "a secret must not be. Write the value, or pass it with --set."
+        )
 
 
 def copied(value: Any) -> Any:

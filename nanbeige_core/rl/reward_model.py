@@ -21,6 +21,7 @@ from nanbeige_core.launch.ranks import barrier, gather_objects, rank, world_size
 from nanbeige_core.lineage.ledger import ROW_LEDGER, TRAINED, RowLedger
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.convert import hf_config
+from nanbeige_core.megatron.resume_points import ResumePoints
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.vocab_parallel import LossFn, vocab_parallel_log_probs
@@ -149,24 +150,24 @@ def _train(
     tokens: tuple[int, int],
 ) -> list[float]:
     """Run all steps and return their losses; resumes from the last committed step."""
-    resumed = trainer.load_resume(job.scratch / "resume")
+    points = ResumePoints(job, trainer)
+    resumed = points.load()
     losses: list[float] = resumed["losses"] if resumed else []
     loss = _make_loss(trainer, tokens)
-    every = max(1, config.steps // 4)
-    for step in range(len(losses), config.steps):
-        chosen = _chosen(config, len(pairs), step)
-        mine = [pairs[index] for index in chosen[trainer.data_rank :: trainer.data_size]]
-        weight = 1.0 / (2 * config.pairs_per_step)
-        rows = pack_rows(
-            [example for pair in mine for example in _examples(tokenizer, pair, tokens, weight)],
-            row_tokens=trainer.config.max_positions,
-        )
-        wanted = -(-len(rows) // trainer.runtime.micro_batch_size)
-        stats = trainer.train_step(make_batches(rows, max(1, *gather_objects(wanted), 1)), loss)
-        losses.append(stats.loss)
-        job.progress(0.2 + 0.7 * (step + 1) / config.steps, f"step {step + 1}/{config.steps} loss {stats.loss:.3f}")
-        if (step + 1) % every == 0 and step + 1 < config.steps:
-            trainer.save_resume(job.scratch / "resume", {"losses": losses})
+    with points.training():
+        for step in range(len(losses), config.steps):
+            chosen = _chosen(config, len(pairs), step)
+            mine = [pairs[index] for index in chosen[trainer.data_rank :: trainer.data_size]]
+            weight = 1.0 / (2 * config.pairs_per_step)
+            rows = pack_rows(
+                [example for pair in mine for example in _examples(tokenizer, pair, tokens, weight)],
+                row_tokens=trainer.config.max_positions,
+            )
+            wanted = -(-len(rows) // trainer.runtime.micro_batch_size)
+            stats = trainer.train_step(make_batches(rows, max(1, *gather_objects(wanted), 1)), loss)
+            losses.append(stats.loss)
+            job.progress(0.2 + 0.7 * (step + 1) / config.steps, f"step {step + 1}/{config.steps} loss {stats.loss:.3f}")
+            points.after_step({"losses": losses}, more=step + 1 < config.steps)
     return losses
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 from nanbeige_core.contract import Job, Outcome
 from nanbeige_core.evals.records import write_records
 from nanbeige_core.launch.ranks import gather_objects, rank
+from nanbeige_core.megatron.resume_points import ResumePoints
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.weights import read_model_card
 from nanbeige_core.rl.policy_update import (
@@ -78,23 +79,19 @@ def run(job: Job) -> Outcome:
 
 def train_steps(stage: Stage) -> Iterator[dict[str, float]]:
     """Run the remaining steps, or fewer where the held-out score has stopped rising; yields each step's log entry."""
-    config, trainer = stage.config, stage.trainer
-    saved = time.monotonic()
-    while len(stage.history) < config.steps and not stage.monitor.should_stop(stage.history):
-        step = len(stage.history)
-        entry = train_step(stage, step)
-        entry |= stage.monitor.after_step(step)
-        stage.history.append(entry)
-        if rank() == 0:
-            stage.job.progress((step + 1) / config.steps, describe_step(stage, entry))
-            _write_lines(stage.job.scratch / STEP_LOG, stage.history)
-        # one rank's clock decides, or ranks would disagree about a collective
-        due = gather_objects(time.monotonic() - saved >= stage.job.runtime.checkpoint_seconds)[0]
-        # before the first update the optimizer has no state to write, and a rerun loses only samples
-        if due and trainer.step and step + 1 < config.steps:
-            save_point(stage, step + 1)
-            saved = time.monotonic()
-        yield entry
+    config = stage.config
+    points = ResumePoints(stage.job, stage.trainer)
+    with points.training():
+        while len(stage.history) < config.steps and not stage.monitor.should_stop(stage.history):
+            step = len(stage.history)
+            entry = train_step(stage, step)
+            entry |= stage.monitor.after_step(step)
+            stage.history.append(entry)
+            if rank() == 0:
+                stage.job.progress((step + 1) / config.steps, describe_step(stage, entry))
+                _write_lines(stage.job.scratch / STEP_LOG, stage.history)
+            points.after_step(lambda: save_point(stage, len(stage.history)), more=step + 1 < config.steps)
+            yield entry
 
 
 def save_point(stage: Stage, step: int) -> None:

@@ -4,7 +4,6 @@ Samples are packed best-fit, masked to what the assistant says, and averaged ove
 denominator per step, so that neither packing nor micro-batches nor ranks change the loss.
 """
 
-import time
 from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedTokenizerFast
@@ -13,6 +12,7 @@ from nanbeige_core.contract import Job, Outcome, Plot, Section
 from nanbeige_core.evals.exact_match import Scores
 from nanbeige_core.launch.ranks import rank
 from nanbeige_core.lineage.ledger import ROW_LEDGER, packed_ledger
+from nanbeige_core.megatron.resume_points import ResumePoints
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
@@ -139,24 +139,23 @@ def validation_losses(trainer: Trainer, validation: PackedSamples, job: Job, con
 
 def _train(job: Job, config: SftConfig, trainer: Trainer, prepared: Prepared) -> list[dict[str, Any]]:
     """Take every planned step from the last resume point on; return one history entry per step."""
-    resumed = trainer.load_resume(job.scratch / "resume") or {"history": []}
+    points = ResumePoints(job, trainer)
+    resumed = points.load() or {"history": []}
     history: list[dict[str, Any]] = resumed["history"]
-    saved = time.monotonic()
-    for number in range(trainer.step, len(prepared.steps)):
-        rows = prepared.steps[number]
-        batches = make_batches(
-            prepared.train.samples,
-            bins_of_rows(prepared.train.bins, rows_of_rank(rows, trainer.data_rank, trainer.data_size)),
-            sequence_length=config.sequence_length,
-            micro_batch_size=job.runtime.micro_batch_size,
-        )
-        denominator = sum(prepared.train.supervised_in_bin[row] for row in rows)
-        stats = trainer.train_step(batches, make_cross_entropy(denominator, vocab_size=trainer.vocab_size))
-        history.append({"step": number + 1, "loss": stats.loss, "grad_norm": stats.grad_norm, "lr": stats.lr})
-        job.progress((number + 1) / len(prepared.steps), f"step {number + 1}: loss {stats.loss:.3f}")
-        if time.monotonic() - saved > job.runtime.checkpoint_seconds:
-            trainer.save_resume(job.scratch / "resume", {"history": history})
-            saved = time.monotonic()
+    with points.training():
+        for number in range(trainer.step, len(prepared.steps)):
+            rows = prepared.steps[number]
+            batches = make_batches(
+                prepared.train.samples,
+                bins_of_rows(prepared.train.bins, rows_of_rank(rows, trainer.data_rank, trainer.data_size)),
+                sequence_length=config.sequence_length,
+                micro_batch_size=job.runtime.micro_batch_size,
+            )
+            denominator = sum(prepared.train.supervised_in_bin[row] for row in rows)
+            stats = trainer.train_step(batches, make_cross_entropy(denominator, vocab_size=trainer.vocab_size))
+            history.append({"step": number + 1, "loss": stats.loss, "grad_norm": stats.grad_norm, "lr": stats.lr})
+            job.progress((number + 1) / len(prepared.steps), f"step {number + 1}: loss {stats.loss:.3f}")
+            points.after_step({"history": history}, more=number + 1 < len(prepared.steps))
     return history
 
 

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from nanbeige_core.artifacts.manifest import MANIFEST_NAME, Manifest
 from nanbeige_core.artifacts.pins import list_aliases, list_pins, pin, remove_alias, set_alias, unpin
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import ArtifactError, RecipeError
+from nanbeige_core.faults.object_storage import BUCKET, KEY, SECRET, ObjectStorage, rclone
 from nanbeige_core.report.artifact_files import ArtifactFiles
 from tests.artifacts.making import draft, fill_layout, seal
-from tests.artifacts.object_storage import BUCKET, KEY, SECRET, ObjectStorage, rclone
 
 pytestmark = pytest.mark.skipif(rclone() is None, reason="rclone (the S3 server) is not installed")
 FIRST, SECOND = "a" * 64, "b" * 64
@@ -45,7 +45,7 @@ def objects(store: Store, manifest: Manifest) -> str:
 
 
 @contextmanager
-def down(server: ObjectStorage) -> Iterator[None]:
+def down(server: ObjectStorage) -> Generator[None]:
     server.kill()
     try:
         yield

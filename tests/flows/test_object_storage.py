@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.artifacts.object_storage import BUCKET, KEY, SECRET, ObjectStorage, rclone
+from nanbeige_core.faults.object_storage import BUCKET, KEY, SECRET, ObjectStorage, rclone
 from tests.flows.test_pipeline import recipe_file
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(rclone() is None, reason="rclone is not installed")]

@@ -149,3 +149,25 @@ def test_a_wrong_request_is_one_clear_message(tmp_path: Path, arguments: list[st
     assert run.returncode in (1, 2)
     assert words in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_run_that_is_told_to_stop_ends_with_the_status_that_asks_for_another_go(
+    prefect_api: str, tmp_path: Path
+) -> None:
+    file = recipe_file(tmp_path)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", "--file", str(file)],
+        cwd=tmp_path,
+        env={**os.environ, "PREFECT_API_URL": prefect_api},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((tmp_path / "store").glob("*/*.work/.control/job.json")):
+        time.sleep(0.02)
+    run.send_signal(signal.SIGTERM)
+    _, words = run.communicate(timeout=120)
+    assert run.returncode == 75, words
+    assert "run the same command again" in words
+    assert wait_until_gone(str(tmp_path / "store"))

@@ -1,3 +1,7 @@
+import json
+import os
+import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,3 +102,29 @@ def test_a_resumed_run_goes_on_at_the_rate_of_every_decay_shape(open_trainer: Op
         rates = [group["lr"] for group in trainer.optimizer.param_groups]
         assert rates == pytest.approx([schedule.rate(step * per_step)] * len(rates), rel=1e-9)
         train(trainer, step + 1)
+
+
+def test_a_point_with_a_file_cut_short_is_passed_over(open_trainer: Open, tmp_path: Path) -> None:
+    trainer = open_trainer()
+    for step in (1, 2):
+        train(trainer, step).save_resume(tmp_path, {"number": step})
+    longest = max((tmp_path / "step-2" / "state").iterdir(), key=lambda path: path.stat().st_size)
+    os.truncate(longest, longest.stat().st_size // 2)
+    assert open_trainer().load_resume(tmp_path) == {"number": 1}
+
+
+class Planted:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path(tempfile.gettempdir()) / f"planted-{os.getpid()}",))
+
+
+def test_a_resume_point_runs_no_code_it_carries(open_trainer: Open, tmp_path: Path) -> None:
+    train(open_trainer(), 1).save_resume(tmp_path, {})
+    point = tmp_path / "step-1"
+    torch.save([Planted()], point / "random.pt")
+    content = json.loads((point / "point.json").read_text())
+    content["files"]["random.pt"] = (point / "random.pt").stat().st_size
+    (point / "point.json").write_text(json.dumps(content))
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        open_trainer().load_resume(tmp_path)
+    assert not (Path(tempfile.gettempdir()) / f"planted-{os.getpid()}").exists()

@@ -292,3 +292,15 @@ def test_a_profile_overrides_stages_of_its_own_chain_only(tmp_path: Path) -> Non
     path = written(tmp_path, chains={"short": {"ingest": {}}}, profiles={"laptop": profile})
     with pytest.raises(RecipeError, match=r"stages\.quality_tagging overrides a stage the recipe lacks"):
         load_recipe(path, profile="laptop")
+
+
+def test_a_recipe_takes_nothing_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SECRET", "hunter22")
+    path = tmp_path / "pipelines.yaml"
+    path.write_text("recipe: x\nstages: {problems: {config: {seed: 1}}}\nprofiles: {laptop: {title: t}}\n")
+    with pytest.raises(RecipeError, match="environment variable") as caught:
+        load_recipe(path, profile="laptop", overrides=["problems.seed=${oc.env:A_SECRET}"])
+    assert "hunter22" not in str(caught.value)
+    path.write_text(path.read_text().replace("seed: 1", "seed: '${oc.env:A_SECRET}'"))
+    with pytest.raises(RecipeError, match="environment variable"):
+        load_recipe(path, profile="laptop")

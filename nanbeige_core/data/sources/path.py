@@ -4,6 +4,7 @@ import glob
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -59,7 +60,7 @@ def _read_jsonl(file: Path, text_field: str) -> Iterator[PathRow]:
         with opener(file, "rb") as stream:
             for number, line in enumerate(stream, start=1):
                 yield _json_row(file, number, line, text_field)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{file}: cannot be read ({error}).") from error
 
 
@@ -82,7 +83,7 @@ def _json_row(file: Path, number: int, line: bytes, text_field: str) -> PathRow:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         return PathRow(key, None, "broken_utf8")
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also a number of too many digits, and brackets nested too deeply
         return PathRow(key, None, "broken_json")
     if not isinstance(row, dict) or text_field not in row:
         if number > 1:

@@ -1,16 +1,15 @@
-"""A real S3 server for tests: rclone serving a folder over the S3 protocol, with signed requests and multipart."""
+"""A real S3 server to break: rclone serving a folder over the S3 protocol, with signed requests and multipart."""
 
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-
-from flows.server import free_port
 
 KEY, SECRET, BUCKET = "testaccesskey", "wJalrXUtnFEMIbPxRfiCY", "bucket"
 
@@ -21,22 +20,29 @@ def rclone() -> str | None:
     return str(own) if own.exists() else shutil.which("rclone")
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class ObjectStorage:
     """The server: started on a free port, killed and started again on the same data."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port = _free_port()
         self.process: subprocess.Popen[bytes] | None = None
         (folder / BUCKET).mkdir(parents=True, exist_ok=True)
 
     @property
     def url(self) -> str:
+        """Return the server's address."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a user sets: address, credentials, and that this server knows no checksum trailers."""
+        """Return what a user sets: address, credentials, and that this server knows no checksum trailers."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": KEY,
@@ -69,6 +75,7 @@ class ObjectStorage:
         raise TimeoutError("the S3 server did not start")
 
     def kill(self) -> None:
+        """Kill the server; its data stay."""
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()

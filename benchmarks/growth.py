@@ -1,0 +1,163 @@
+"""How cost grows: plan with stages, store and collection with artifacts, ledger and data stages with documents.
+
+Each is timed at sizes a factor of about three apart; the exponent is the slope of a least-squares line through the
+logarithms of size and time, over the upper half of the sizes, where constant cost no longer hides it. 1 is linear.
+
+    python -m benchmarks.growth --largest 10000 --rows 1000000
+"""
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from nanbeige_core.artifacts.garbage import collecting, survey
+from nanbeige_core.artifacts.kinds import Kind
+from nanbeige_core.artifacts.manifest import Manifest
+from nanbeige_core.artifacts.store import Store
+from nanbeige_core.contract import Outcome
+from nanbeige_core.data.sources.path import read_path
+from nanbeige_core.lineage.ledger import TRAINED, RowLedger
+from nanbeige_core.recipe.load import load_recipe
+from nanbeige_core.recipe.plan import Selection, make_plan
+
+Measure = Callable[[Path, int], dict[str, float]]
+STAGES = 20
+"""Stages over which the artifacts of a store are spread."""
+
+
+def seconds(function: Callable[[], object], repeats: int = 3) -> float:
+    """Return the median CPU time of a call: what other programs do does not count."""
+    taken: list[float] = []
+    for _ in range(repeats):
+        start = time.process_time()
+        function()
+        taken.append(time.process_time() - start)
+    return statistics.median(taken)
+
+
+def measure_plan(folder: Path, size: int) -> dict[str, float]:
+    """A chain of stages: load, plan against an empty store, and choose what depends on the first."""
+    source = {"type": "path", "path": "x.jsonl", "category": "web", "language": "en"}
+    stages = {f"s{n}": {"uses": "ingest", "config": {"sources": [source], "seed": n}} for n in range(size)}
+    for number in range(size // 2):
+        stages[f"t{number}"] = {"uses": "quality_tagging", "in": {"corpus": f"s{number}"}}  # type: ignore[dict-item]
+    path = folder / "pipelines.yaml"
+    path.write_text(json.dumps({"recipe": "x", "stages": stages, "profiles": {"laptop": {"title": "x"}}}))
+    recipe = load_recipe(path, profile="laptop")
+    store = Store(folder / "store", folder / "cache")
+    return {
+        "load the recipe": seconds(lambda: load_recipe(path, profile="laptop"), 1),
+        "plan": seconds(lambda: make_plan(recipe, store), 1),
+        "plan --from": seconds(lambda: make_plan(recipe, store, Selection(start="s0", force=True)), 1),
+    }
+
+
+def fill_store(store: Store, size: int) -> None:
+    """Write `size` small artifacts, each made from the one before it in its stage."""
+    before: dict[str, Manifest] = {}
+    for number in range(size):
+        stage = f"stage{number % STAGES}"
+        key = f"{number:016x}".ljust(64, "0")
+        manifest = Manifest(
+            kind=Kind.CORPUS,
+            schema_version=1,
+            stage=stage,
+            uses="ingest",
+            fingerprint=key,
+            identity={"config": {"seed": number}, "inputs": {}},
+            inputs={"corpus": before[stage].reference} if stage in before else {},  # type: ignore[dict-item]
+            runtime={},
+            files={},
+            digest="0" * 64,
+            outcome=Outcome(summary="x"),
+            code={},
+            packages={},
+            started=f"2026-01-01T00:00:00.{number:06d}+00:00",
+            seconds=1.0,
+        )
+        before[stage] = manifest
+        folder = Path(store.root) / manifest.reference.address
+        folder.mkdir(parents=True)
+        (folder / ".artifact.json").write_text(manifest.model_dump_json())
+
+
+def measure_store(folder: Path, size: int) -> dict[str, float]:
+    """Look one artifact up, list all, and survey what may be collected."""
+    store = Store(folder / "store", folder / "cache")
+    fill_store(store, size)
+
+    def collection() -> None:
+        with collecting(store):
+            survey(store, {}, newest=1, age_seconds=0)
+
+    return {
+        "look one artifact up": seconds(lambda: [store.find("stage0", "0" * 64) for _ in range(100)]) / 100,
+        "list artifacts": seconds(store.manifests, 1),
+        "survey for collection": seconds(collection, 1),
+    }
+
+
+def measure_rows(folder: Path, size: int) -> dict[str, float]:
+    """Read documents, write a ledger of them, and find ten in it."""
+    path = folder / "rows.jsonl"
+    with path.open("w") as stream:
+        stream.writelines(f'{{"text": "document {number} of many"}}\n' for number in range(size))
+    ledger = RowLedger.of((f"row-{number}", TRAINED, [number % 97]) for number in range(size))
+    wanted = [f"row-{number * (size // 10)}" for number in range(10)]
+    return {
+        "read documents": seconds(lambda: sum(1 for _ in read_path(path, "text")), 1),
+        "write a ledger": seconds(lambda: ledger.write(folder / "ledger.parquet"), 1),
+        "trace ten rows": seconds(lambda: RowLedger.read(folder / "ledger.parquet").uses(wanted)),
+    }
+
+
+def sizes(smallest: int, largest: int) -> list[int]:
+    """Return sizes a factor of about three apart."""
+    steps = max(round(2 * math.log10(largest / smallest)), 2)
+    return [round(smallest * (largest / smallest) ** (step / steps)) for step in range(steps + 1)]
+
+
+def exponent(points: dict[int, float]) -> float:
+    """Return the growth exponent over the upper half of the sizes."""
+    upper = sorted(points)[len(points) // 2 :] if len(points) > 3 else sorted(points)
+    return float(np.polyfit(np.log(upper), np.log([max(points[size], 1e-6) for size in upper]), 1)[0])
+
+
+def grow(measure: Measure, counts: list[int]) -> dict[str, dict[int, float]]:
+    """Return for each thing measured: size -> seconds."""
+    found: dict[str, dict[int, float]] = {}
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, taken in measure(Path(folder), count).items():
+                found.setdefault(name, {})[count] = taken
+    return found
+
+
+def main() -> None:
+    """Measure, fit and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stages", type=int, default=1000, help="largest recipe")
+    parser.add_argument("--largest", type=int, default=10_000, help="most artifacts in a store")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="most documents")
+    given = parser.parse_args()
+    parts: list[tuple[str, Measure, list[int]]] = [
+        ("stages", measure_plan, sizes(10, given.stages)),
+        ("artifacts", measure_store, sizes(100, given.largest)),
+        ("documents", measure_rows, sizes(1000, given.rows)),
+    ]
+    print("| what | grows with | sizes | CPU seconds | exponent |\n| --- | --- | --- | --- | ---: |")
+    for unit, measure, counts in parts:
+        for name, points in grow(measure, counts).items():
+            taken = ", ".join(f"{points[size]:.3g}" for size in counts)
+            print(f"| {name} | {unit} | {', '.join(map(str, counts))} | {taken} | {exponent(points):.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

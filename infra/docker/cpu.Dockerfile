@@ -1,0 +1,33 @@
+# The recipe on CPUs: the laptop profile, data stages, a Prefect worker, or the server (same package, other command).
+FROM python:3.11-slim-bookworm
+
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
+
+# gcc: pycosat is compiled at install time; git: a manifest names the commit it was made by
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc git libc6-dev tini \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /recipe
+COPY requirements/cpu.txt requirements/cpu.txt
+RUN python -m pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' requirements/cpu.txt)" \
+    && grep -v '^torch==' requirements/cpu.txt > /tmp/lock.txt \
+    && python -m pip install --no-deps -r /tmp/lock.txt
+
+COPY pyproject.toml README.md LICENSE pipelines.yaml ./
+COPY nanbeige_core nanbeige_core
+COPY tasks tasks
+COPY flows flows
+RUN python -m pip install --no-deps --no-build-isolation -e . \
+    && useradd --create-home --uid 1000 recipe \
+    && mkdir /data \
+    && chown 1000 /data /recipe
+USER 1000
+# the code sandbox, built once in the image
+RUN python -m nanbeige_core.verify.component
+VOLUME /data
+ENTRYPOINT ["tini", "-g", "--"]
+CMD ["nanbeige", "run", "--profile", "laptop", "--store", "/data/store"]

@@ -1,0 +1,1 @@
+"""Break runs on purpose and look whether they mend: `python -m nanbeige_core.faults`."""

@@ -1,0 +1,233 @@
+"""The kinds of faults: each breaks one run of one stage, lets it be gone on with, and says what became of it."""
+
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from nanbeige_core.artifacts.manifest import MANIFEST_NAME
+from nanbeige_core.artifacts.store import CONTROL
+from nanbeige_core.errors import ArtifactError, StageError
+from nanbeige_core.faults.laboratory import Laboratory, Trial, Watch
+from nanbeige_core.faults.object_storage import BUCKET, ObjectStorage, rclone
+from nanbeige_core.launch.prefork import ForkedWorker
+
+MENDED, MISSED, SKIPPED = "mended", "ended before the fault", "skipped"
+_REMEDIES = ("run the same command again", "nanbeige run --from", "nanbeige run --only", "Run the same command again")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one fault: MENDED, MISSED, SKIPPED, or what is wrong."""
+
+    kind: str
+    stage: str
+    outcome: str
+
+    @property
+    def good(self) -> bool:
+        """Return whether nothing is wrong."""
+        return self.outcome.startswith((MENDED, MISSED, SKIPPED))
+
+
+Kind = Callable[[Laboratory, str, random.Random], str]
+
+
+def _killed_by(number: signal.Signals) -> Kind:
+    def fault(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
+        trial = laboratory.trial(stage)
+        watch = Watch()
+        moment = rng.uniform(0, laboratory.seconds(stage))
+
+        def act(worker: ForkedWorker) -> None:
+            time.sleep(moment)
+            watch.look(worker)
+            worker.send_signal(number)
+
+        outcome = _broken_then_mended(laboratory, trial, lambda: laboratory.make(trial, act))
+        return "; ".join([f"left {name}" for name in watch.orphans()] or [outcome])
+
+    return fault
+
+
+def _resume_state_cut(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
+    """Kill the worker and truncate a file of what it left."""
+    trial = laboratory.trial(stage)
+    moment = rng.uniform(0.3, 1) * laboratory.seconds(stage)
+
+    def act(worker: ForkedWorker) -> None:
+        time.sleep(moment)
+        worker.send_signal(signal.SIGKILL)
+
+    def break_it() -> None:
+        laboratory.make(trial, act)
+
+    def cut() -> None:
+        fingerprint = laboratory.planned(trial.store, stage).fingerprint
+        work = trial.store.work_directory(stage, fingerprint)
+        files = sorted(path for path in work.rglob("*") if path.is_file() and CONTROL not in path.parts)
+        if files:
+            path = rng.choice(files)
+            os.truncate(path, rng.randrange(max(path.stat().st_size, 1)))
+
+    return _broken_then_mended(laboratory, trial, break_it, between=cut)
+
+
+def _artifact_cut(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
+    """Truncate a file of the finished artifact: it is no longer served, and is made again."""
+    trial = laboratory.trial(stage)
+    laboratory.copy(stage, trial.store)
+    manifest = laboratory.manifest(trial.store, stage)
+    folder = trial.store.local_path(manifest)
+    path = folder / rng.choice([name for name, entry in sorted(manifest.files.items()) if entry.bytes])
+    os.truncate(path, rng.randrange(path.stat().st_size))
+    return _made_again(laboratory, trial)
+
+
+def _manifest_cut(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
+    """Truncate a manifest, or overwrite a stretch of it."""
+    trial = laboratory.trial(stage)
+    laboratory.copy(stage, trial.store)
+    path = trial.store.local_path(laboratory.manifest(trial.store, stage)) / MANIFEST_NAME
+    content = bytearray(path.read_bytes())
+    at = rng.randrange(len(content))
+    path.write_bytes(content[:at] if rng.random() < 0.5 else content[:at] + rng.randbytes(64) + content[at + 64 :])
+    return _made_again(laboratory, trial)
+
+
+def _bytes_flipped(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
+    """Flip a byte of a finished artifact without changing its size: `verify` names the file."""
+    trial = laboratory.trial(stage)
+    laboratory.copy(stage, trial.store)
+    manifest = laboratory.manifest(trial.store, stage)
+    name = rng.choice([name for name, entry in sorted(manifest.files.items()) if entry.bytes])
+    path = trial.store.local_path(manifest) / name
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 + rng.randrange(255)
+    path.write_bytes(content)
+    return f"{MENDED}: named by verify" if trial.store.verify(manifest) == [name] else f"verify does not name {name}"
+
+
+def _two_at_once(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
+    """Make one artifact from two runs at once: one executes, the other finds it."""
+    trial = laboratory.trial(stage)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(laboratory.make, trial), pool.submit(laboratory.make, trial)]
+        executed = sorted(run.result().executed for run in runs)
+    if executed != [False, True]:
+        return f"executed {sum(executed)} times"
+    return _same(laboratory, trial)
+
+
+def _disk_full(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
+    """Let the store's file system fill up, then give it room."""
+    disk = laboratory.folder / f"disk-{rng.randrange(1 << 30)}"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        return f"{SKIPPED}: mounting a small file system needs privileges"
+    try:
+        trial = laboratory.trial(stage, place=disk / "store")
+        usage = os.statvfs(disk)
+        ballast, room = disk / "ballast", rng.choice((0, 8, 64, 256)) << 10
+        with ballast.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, max(usage.f_bavail * usage.f_frsize - room, 1))
+        outcome = _broken_then_mended(
+            laboratory, trial, lambda: laboratory.make(trial), between=ballast.unlink, words="disk is full"
+        )
+        laboratory.forget(trial)
+        return outcome
+    finally:
+        subprocess.run(["umount", str(disk)], capture_output=True, check=False)
+
+
+def _store_unreachable(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
+    """Kill the S3 server while the stage is made; it comes back later."""
+    if rclone() is None:
+        return f"{SKIPPED}: rclone is not installed"
+    server = ObjectStorage(laboratory.folder / f"s3-{rng.randrange(1 << 30)}")
+    before = {name: os.environ.get(name) for name in server.environment}
+    os.environ.update(server.environment)
+    server.start()
+    try:
+        trial = laboratory.trial(stage, place=f"s3://{BUCKET}/{server.port}")
+        moment = rng.uniform(0, laboratory.seconds(stage))
+        killer = threading.Timer(moment, server.kill)
+
+        def break_it() -> None:
+            killer.start()
+            laboratory.make(trial)
+
+        def back() -> None:
+            killer.join()
+            server.start()
+
+        return _broken_then_mended(laboratory, trial, break_it, between=back)
+    finally:
+        server.kill()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+KINDS: dict[str, Kind] = {
+    "worker killed": _killed_by(signal.SIGKILL),
+    "worker told to stop": _killed_by(signal.SIGTERM),
+    "resume state cut": _resume_state_cut,
+    "artifact cut": _artifact_cut,
+    "manifest damaged": _manifest_cut,
+    "byte flipped": _bytes_flipped,
+    "two runs at one key": _two_at_once,
+    "disk full": _disk_full,
+    "store unreachable": _store_unreachable,
+}
+
+
+def _broken_then_mended(
+    laboratory: Laboratory,
+    trial: Trial,
+    break_it: Callable[[], object],
+    *,
+    between: Callable[[], object] = lambda: None,
+    words: str = "",
+) -> str:
+    """Run, expect a message that names stage and remedy, look that nothing is served, run again and compare."""
+    try:
+        break_it()
+    except (StageError, ArtifactError) as error:
+        problem = _message_problem(str(error), trial.stage, words)
+        between()
+        if laboratory.planned(trial.store, trial.stage).reference is not None:
+            return "a half-made artifact is served"
+    else:
+        between()
+        return f"{MISSED}; {_same(laboratory, trial)}"
+    try:
+        laboratory.make(trial)
+    except (StageError, ArtifactError) as error:
+        return f"not gone on with: {str(error)[:400]}"
+    return problem or _same(laboratory, trial)
+
+
+def _made_again(laboratory: Laboratory, trial: Trial) -> str:
+    if laboratory.planned(trial.store, trial.stage).reference is not None:
+        return "a damaged artifact is served"
+    laboratory.make(trial)
+    return _same(laboratory, trial)
+
+
+def _same(laboratory: Laboratory, trial: Trial) -> str:
+    differences = laboratory.differences(trial)
+    return f"another artifact: {', '.join(differences[:5])}" if differences else MENDED
+
+
+def _message_problem(message: str, stage: str, words: str) -> str:
+    if stage not in message:
+        return f"the message does not name the stage: {message[:200]}"
+    if not any(remedy in message for remedy in _REMEDIES):
+        return f"the message names no remedy: {message[:200]}"
+    return "" if words in message else f"the message does not say {words!r}: {message[:200]}"
