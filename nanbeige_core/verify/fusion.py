@@ -27,6 +27,8 @@ LEAST_SECONDS = 10.0
 SECONDS_PER_FUEL = 1 / 100_000_000
 """Wall seconds for an instruction of WebAssembly: fifty times what the namespace engine allows of processor time."""
 RETRIES = 3
+CAUSES: dict[str, Cause] = {"error": "error", "memory": "memory", "output_limit": "output_limit"}
+"""What a guest's reply may name; anything else is a violation of the protocol."""
 DRIVER = """\
 import json, os, sys, types
 stub = types.ModuleType("wit_world")
@@ -130,7 +132,7 @@ def read_answer(answer: dict[str, Any], program: Program, request: str) -> Progr
         for reply in replies:
             values.append(decode(read_reply(reply, request)))
     except Stop as stop:
-        return _ended(_cause(stop.cause), str(stop), values)
+        return _ended(CAUSES.get(stop.cause, "protocol"), str(stop), values)
     except ProtocolViolation as error:
         return _ended("protocol", str(error), values)
     if len(values) == len(program.inputs):
@@ -138,11 +140,6 @@ def read_answer(answer: dict[str, Any], program: Program, request: str) -> Progr
     if run.get("status") == "TimeLimitExceeded":
         return _ended("cpu_limit", "wall clock of the server", values)
     return _ended("error", f"ended with {run.get('return_code')}: {run.get('stderr', '')}"[:200], values)
-
-
-def _cause(name: str) -> Cause:
-    known: dict[str, Cause] = {"error": "error", "memory": "memory", "output_limit": "output_limit"}
-    return known.get(name, "protocol")
 
 
 @contextmanager
