@@ -6,9 +6,11 @@ Needs atheris (`pip install atheris`; wheels for Linux). A finding ends the run 
 import argparse
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import atheris
+atheris: Any = import_module("atheris")
 
 with atheris.instrument_imports(include=["nanbeige_core"]):
     from tests.fuzz.parsers import PARSERS, dictionary, feed

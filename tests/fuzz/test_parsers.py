@@ -26,7 +26,7 @@ def test_the_first_inputs_are_answered_or_refused(name: str, data: bytes) -> Non
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_random_bytes_are_answered_or_refused(name: str) -> None:
-    @settings(max_examples=EXAMPLES.get(name, 120), deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES.get(name, 120), deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(MIXED)
     def law(data: bytes) -> None:
         feed(name, data)

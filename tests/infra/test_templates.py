@@ -167,7 +167,6 @@ def test_the_slurm_scripts_are_valid_shell_with_known_options(tmp_path: Path) ->
         assert run("bash", "-n", text=text).returncode == 0
         if shutil.which("shellcheck"):
             assert run("shellcheck", "-", text=text).stdout == ""
-    options = dict(
-        line.removeprefix("#SBATCH --").partition("=")[::2] for line in script.splitlines() if "#SBATCH" in line
-    )
+    given = [line.removeprefix("#SBATCH --") for line in script.splitlines() if "#SBATCH" in line]
+    options = {line.partition("=")[0]: line.partition("=")[2] for line in given}
     assert (options["nodes"], options["cpus-per-task"], options["partition"]) == ("2", "8", "gpu")
