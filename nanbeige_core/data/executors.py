@@ -59,7 +59,7 @@ class RayTasks:
         try:
             import ray  # pyright: ignore[reportMissingImports]  # an optional extra
         except ModuleNotFoundError as error:
-            raise ExecutorError("the Ray executor needs ray: pip install 'nanbeige-recipe[ray]'.") from error
+            raise ExecutorError("the Ray executor needs ray: pip install ray.") from error
         if not ray.is_initialized():
             ray.init(address=self.address or None, num_cpus=self.cpus, include_dashboard=False, log_to_driver=False)
         remote = ray.remote(num_cpus=1)(run_task)
