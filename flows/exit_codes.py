@@ -24,7 +24,7 @@ _MEANINGS = {
     ExitCode.FAILED: "a stage failed, or an artifact is missing or damaged; finished work is kept",
     ExitCode.WRONG_REQUEST: "the request or the recipe is wrong; nothing was started",
     ExitCode.NOT_READY: "this machine cannot run the laptop profile (doctor)",
-    ExitCode.RESUME: "told to stop (SIGTERM, preemption); resume points are kept, run the same command again",
+    ExitCode.RESUME: "told to stop (SIGTERM); the same command goes on from where it was",
     ExitCode.INTERRUPTED: "interrupted; run the same command again to go on",
 }
 

@@ -72,7 +72,9 @@ class BulkEncoder:
         found = self.tables.encode(texts, self.matched[controls], self.end)
         left = np.flatnonzero(found.lengths < 0)
         if len(left):
-            found = _fill_in(found, left, self._encode_by_library([texts[number] for number in left.tolist()], controls))
+            found = _fill_in(
+                found, left, self._encode_by_library([texts[number] for number in left.tolist()], controls)
+            )
         first = self.documents
         self.documents += len(texts)
         sample = [n for n in range(len(texts)) if first + n < GATE_FIRST or (first + n) % GATE_STRIDE == 0]

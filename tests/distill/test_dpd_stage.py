@@ -113,7 +113,7 @@ def cache(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = TeacherLogitsConfig(top_k=16, sequence_length=128, chunk_pairs=3)
     outcome = teacher_logits.run(job(root, work, config, inputs))
     parallel.teardown()
-    assert outcome.counts["responses"] == 12  # the validation pairs are two of the others
+    assert outcome.counts["responses"] == 16  # two of each pair, of both splits
     return work
 
 

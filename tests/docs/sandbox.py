@@ -107,10 +107,14 @@ def reduced(text: str) -> str:
             _put(laptop["stages"], [head, "config", *rest], yaml.safe_load(value))
     name, sweep = next(iter(tree["sweeps"].items()))
     sweeps = {name: {**sweep, "arms": sweep["arms"][:2], "seeds": sweep["seeds"][:1]}}
-    before, marker, _ = text.partition("\n  laptop:\n")  # what a page patches stands above it, as it is
-    body = yaml.safe_dump(laptop, sort_keys=False, width=1000)
-    indented = "".join(f"    {line}\n" for line in body.splitlines())
-    return before + marker + indented + yaml.safe_dump({"sweeps": sweeps}, sort_keys=False)
+    before, marker, after = text.partition("\n  laptop:\n")  # what a page patches stands above it, as it is
+    behind = {key: profile for key, profile in tree["profiles"].items() if f"\n  {key}:\n" in marker[:-1] + after}
+    return before + _profiles({"laptop": laptop, **behind}) + yaml.safe_dump({"sweeps": sweeps}, sort_keys=False)
+
+
+def _profiles(profiles: dict[str, Any]) -> str:
+    body = yaml.safe_dump(profiles, sort_keys=False, width=1000)
+    return "\n" + "".join(f"  {line}\n" for line in body.splitlines())
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:

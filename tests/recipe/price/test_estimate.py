@@ -142,8 +142,7 @@ def test_a_stage_that_does_not_fit_its_device_says_so() -> None:
 
 def test_the_3b_profile_fits_its_devices_and_its_windows() -> None:
     found = price("nanbeige4-3b")
-    # the teacher is held twice there, as judge and as writer: it needs a device of 141 GB
-    assert [name for name, stage in found.stages.items() if not stage.fits] == ["refinement"]
+    assert [name for name, stage in found.stages.items() if not stage.fits] == []
     assert not any("fills the model's window" in note or "engine is transformers" in note for note in found.notes)
 
 
