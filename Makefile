@@ -18,7 +18,7 @@ run: setup ## run the whole recipe on the laptop profile (cached stages are reus
 	$(BIN)/nanbeige run --profile $(PROFILE) --store $(STORE)
 
 test: setup lint ## run linters, the type checker and every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup ## ruff, pyright and the import contracts
 	$(BIN)/ruff check .

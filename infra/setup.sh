@@ -56,3 +56,5 @@ grep -v '^torch==' "$LOCK" > "$VENV/lock-without-torch.txt"
 "$VENV/bin/python" -m pip install -q --no-deps --no-build-isolation -e .
 # the code sandbox: CPython as a WebAssembly component, built once (about half a minute)
 "$VENV/bin/python" -m nanbeige_core.verify.component
+# the kernels of deduplication and encoding (about half a minute), so that the first run does not wait for them
+"$VENV/bin/python" -m nanbeige_core.data.compiled
