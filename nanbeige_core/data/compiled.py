@@ -1,4 +1,4 @@
-"""Compile the kernels of deduplication and encoding once, at set-up; Numba keeps the machine code beside the modules."""
+"""Compile the kernels of deduplication and encoding at set-up; Numba keeps the machine code beside the modules."""
 
 import tempfile
 from pathlib import Path
