@@ -191,6 +191,15 @@ def band_keys_into(
 
 
 @njit(cache=True, nogil=True)
+def longest_span(offsets: NDArray[np.int64]) -> int:
+    """Return the bytes of the longest document of a batch, at least one: room for its units and its shingles."""
+    longest = 1
+    for index in range(len(offsets) - 1):
+        longest = max(longest, offsets[index + 1] - offsets[index])
+    return longest
+
+
+@njit(cache=True, nogil=True)
 def sign_batch(
     data: NDArray[np.uint8],
     offsets: NDArray[np.int64],
@@ -205,9 +214,7 @@ def sign_batch(
 ) -> NDArray[np.int64]:
     """Fill the band keys [D, B] and folds [D] of a batch; return the number of shingles of each document [D]."""
     documents = len(offsets) - 1
-    longest = 1
-    for index in range(documents):
-        longest = max(longest, offsets[index + 1] - offsets[index])
+    longest = longest_span(offsets)
     units = np.empty(longest, np.uint64)
     shingles = np.empty(longest, np.uint64)
     signature = np.empty(bands * rows, np.uint64)
@@ -238,9 +245,7 @@ def shingle_sets(
     `sets` needs room for one value per byte of text. `folds_D2` is filled with 128 bits per document.
     """
     documents = len(offsets) - 1
-    longest = 1
-    for index in range(documents):
-        longest = max(longest, offsets[index + 1] - offsets[index])
+    longest = longest_span(offsets)
     units = np.empty(longest, np.uint64)
     shingles = np.empty(longest, np.uint64)
     sizes = np.zeros(documents, np.int64)
@@ -272,9 +277,7 @@ def count_shingles(
 ) -> None:
     """Add each document's shingles to a table of saturating counts, indexed by their low bits."""
     documents = len(offsets) - 1
-    longest = 1
-    for index in range(documents):
-        longest = max(longest, offsets[index + 1] - offsets[index])
+    longest = longest_span(offsets)
     units = np.empty(longest, np.uint64)
     shingles = np.empty(longest, np.uint64)
     mask = np.uint64(len(table) - 1)
