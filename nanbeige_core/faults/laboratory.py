@@ -156,12 +156,13 @@ class Watch:
     def orphans(self) -> list[str]:
         """Return what still runs after a short while."""
         deadline = time.monotonic() + _GONE_SECONDS
-        while time.monotonic() < deadline and any(map(_runs, self._seen)):
+        while time.monotonic() < deadline and any(map(runs, self._seen)):
             time.sleep(0.05)
-        return [f"process {process.pid}" for process in self._seen if _runs(process)]
+        return [f"process {process.pid}" for process in self._seen if runs(process)]
 
 
-def _runs(process: psutil.Process) -> bool:
+def runs(process: psutil.Process) -> bool:
+    """Whether a process runs; one that ended and that no parent (or init) has reaped does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
