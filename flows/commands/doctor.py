@@ -10,7 +10,6 @@ from rich.markup import escape
 from flows.console import JsonOption, StoreOption, console, open_store, print_json, words_aside
 from flows.exit_codes import ExitCode
 from flows.parameters import ROOT
-from flows.server import DEFAULT_PORT
 from nanbeige_core.doctor.finding import Finding
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "red"}
@@ -59,6 +58,8 @@ def examine(store: str) -> list[Finding]:
 
 def check_port() -> Finding:
     """Say whether the Prefect server's usual port is free; another one is chosen where it is not."""
+    from flows.server import DEFAULT_PORT
+
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -10,9 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
 from nanbeige_core.artifacts.manifest import MANIFEST_NAME, Manifest, hash_file
 from nanbeige_core.errors import ArtifactError, RecipeError
 from nanbeige_core.redaction import carries_credentials, redact
@@ -26,6 +23,8 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
     Raises RecipeError for a URL with credentials in it, an unknown protocol, or one whose package is not installed.
     """
+    import fsspec
+
     if carries_credentials(url):
         raise RecipeError(
             f"the store URL {redact(url)} carries credentials: it would be shown in the UI and kept in records. Take "
@@ -43,22 +42,22 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
 def is_local(filesystem: Any) -> bool:
     """Tell whether a file system is this machine's own."""
+    from fsspec.implementations.local import LocalFileSystem
+
     return isinstance(filesystem, LocalFileSystem)
 
 
 @contextmanager
-def reaching(filesystem: Any, url: str, doing: str) -> Generator[None]:
+def reaching(url: str, doing: str) -> Generator[None]:
     """Turn whatever a remote store raises into an ArtifactError that says what was being done and what to do.
 
-    Clients raise their own classes (botocore's are no OSError). Local errors and FileNotFoundError pass as they are.
+    Clients raise their own classes (botocore's are no OSError). FileNotFoundError passes as it is.
     """
     try:
         yield
     except (ArtifactError, FileNotFoundError):
         raise
     except Exception as error:
-        if is_local(filesystem):
-            raise
         raise unreachable(url, doing, error) from error
 
 
@@ -76,7 +75,7 @@ def check_bucket(filesystem: Any, url: str, root: str) -> None:
     if url.partition("://")[0] not in _BUCKETS:
         return
     bucket = root.split("/")[0]
-    with reaching(filesystem, url, "looking for the bucket"):
+    with reaching(url, "looking for the bucket"):
         with suppress(FileNotFoundError):  # clients call a bucket missing that they could not ask for; reading tells
             filesystem.cat_file(f"{root}/{MANIFEST_NAME}")
         there = filesystem.exists(bucket)

@@ -13,7 +13,9 @@ import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from pydantic import ValidationError
@@ -54,21 +56,32 @@ class Store:
 
     def __init__(self, url: str | Path, cache: Path) -> None:
         self.url = str(url)
-        self.filesystem, root = open_filesystem(self.url)
-        self.root = root
-        self.is_local = is_local(self.filesystem)
+        if "://" in self.url:
+            self.filesystem, self.root = open_filesystem(self.url)
+            self.is_local = is_local(self.filesystem)
+        else:
+            self.root, self.is_local = os.path.abspath(os.path.expanduser(self.url)), True
         self.cache = cache.absolute()
-        self.work_root = Path(root) if self.is_local else self.cache / "work"
+        self.work_root = Path(self.root) if self.is_local else self.cache / "work"
+
+    @cached_property
+    def filesystem(self) -> Any:
+        """The fsspec file system; a folder's is opened when first asked for, as a plan does without (0.1 s)."""
+        return open_filesystem(self.url)[0]
 
     @contextmanager
     def reaching(self, doing: str) -> Generator[None]:
         """Turn a remote store's failure into an ArtifactError that says what was being done; see `remote.reaching`."""
-        with reaching(self.filesystem, self.url, doing):
+        if self.is_local:
+            yield
+            return
+        with reaching(self.url, doing):
             yield
 
     def check(self) -> None:
         """Raise RecipeError when the store's bucket is not there, ArtifactError when it cannot be reached."""
-        check_bucket(self.filesystem, self.url, self.root)
+        if not self.is_local:
+            check_bucket(self.filesystem, self.url, self.root)
 
     # ---- looking
 
@@ -78,7 +91,7 @@ class Store:
         try:
             # expired credentials or a lost connection are no reason to make an artifact again: they raise
             with self.reaching(f"looking for the artifact of {stage}"):
-                text = self.filesystem.cat_file(f"{where}/{MANIFEST_NAME}")
+                text = self._read(f"{where}/{MANIFEST_NAME}")
             manifest = Manifest.model_validate_json(text)
         except FileNotFoundError:
             return Found(None, "not there")
@@ -89,6 +102,12 @@ class Store:
         with self.reaching(f"looking for the files of {stage}"):
             problem = self._missing_or_resized(where, manifest)
         return Found(None, problem) if problem else Found(manifest)
+
+    def _read(self, path: str) -> bytes:
+        if self.is_local:
+            with open(path, "rb") as file:
+                return file.read()
+        return self.filesystem.cat_file(path)
 
     def find(self, stage: str, fingerprint: str) -> Manifest | None:
         """Return the manifest of a servable artifact, or None."""
@@ -140,7 +159,7 @@ class Store:
         if self.is_local or not names:
             for name in names:
                 with suppress(OSError):
-                    yield self.filesystem.cat_file(name)
+                    yield self._read(name)
             return
         for answer in self.filesystem.cat(names, on_error="return").values():
             if isinstance(answer, bytes):

@@ -9,6 +9,7 @@ import re
 from typing import Any, cast
 
 import yaml
+from omegaconf._yaml import BaseLoader  # yaml's safe loader, the compiled one where there is one
 
 from nanbeige_core.errors import RecipeError, nearest
 from nanbeige_core.recipe.tree import Tree, copied, is_reference, overlay, referred
@@ -139,7 +140,7 @@ def _require_known(tree: Tree, rest: str, text: str) -> None:
 
 def _parse(value: str, text: str) -> Any:
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, Loader=BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-99-99 reads as a date that does not exist
         raise RecipeError(f"override {text!r}: the value is not valid YAML ({error})") from error
     if isinstance(parsed, str):

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf._yaml import get_yaml_loader  # its limits on aliases, its floats, and no key twice
 from omegaconf.errors import OmegaConfBaseException
 
-from nanbeige_core.errors import RecipeError
+from nanbeige_core.errors import RecipeError, nearest
 
 Tree = dict[str, Any]
 _MARK = "${"
@@ -94,16 +94,31 @@ def referred(root: Tree, value: Any) -> Any:
 def resolved(tree: Tree, path: Path) -> Tree:
     """Return the tree with every interpolation replaced; raise RecipeError for one that leads nowhere.
 
-    Where all of them refer to shared values, as in the shipped recipe, only those are handed to OmegaConf.
+    Where all of them are whole values that name a shared one, as in the shipped recipe, they are looked up; OmegaConf
+    does all others.
     """
     texts = list(dict.fromkeys(_references(tree)))
     try:
         if all(_TO_SHARED.fullmatch(text) for text in texts):
-            values = _values_of(texts, {"shared": tree.get("shared") or {}})
-            return _filled(tree, values)
+            return _filled(tree, {text: _looked_up(text, tree) for text in texts})
         return _plain(tree)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, LookupError) as error:
         raise RecipeError(f"{path}: an interpolation cannot be resolved: {str(error).splitlines()[0]}") from error
+
+
+def _looked_up(text: str, root: Tree, through: tuple[str, ...] = ()) -> Any:
+    """Return the value a `${shared.name}` stands for, itself resolved; raise LookupError where there is none."""
+    if text in through:
+        raise LookupError(f"{' -> '.join((*through, text))} leads back to itself")
+    value: Any = root
+    for part in text[2:-1].split("."):
+        if is_reference(value):
+            value = _looked_up(value, root, (*through, text))
+        known = cast(Tree, value) if isinstance(value, dict) else {}
+        if part not in known:
+            raise LookupError(f"{text}: there is no {part!r}; {nearest(part, known)}")
+        value = known[part]
+    return _filled(value, {inner: _looked_up(inner, root, (*through, text)) for inner in _references(value)})
 
 
 def _values_of(texts: list[str], root: Tree) -> Tree:
