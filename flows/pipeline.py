@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -16,11 +16,10 @@ from flows.running import RunFailedError, RunResult, run_plan
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.recipe.plan import Plan, Selection, make_plan
 from nanbeige_core.report.plan_report import plan_markdown, plan_rows, plan_sentence
-from nanbeige_core.report.run_report import RunFacts, summary_rows, write_run_report
+from nanbeige_core.report.run_report import RunFacts, summary_markdown, summary_rows, write_run_report
 from tasks.publish import publish_link
 
 DEFAULT_STORE = "store"
-_SUMMARY_COLUMNS = ("stage", "now", "before -> after", "seconds", "tokens", "artifact")  # the UI cuts off on the right
 _WORKERS = 48  # more than the number of stages: a thread that waits for cores or a lock must not block another stage
 
 
@@ -144,8 +143,7 @@ def _finish(plan: Plan, result: RunResult, store: str, seconds: float) -> None:
     opened = Store(store, cache_directory(store))
     manifests = {name: opened.open(reference)[0] for name, reference in result.references.items()}
     rows = summary_rows(plan, manifests, result.executed)
-    shown = [{column: row[column] for column in _SUMMARY_COLUMNS} for row in rows]
-    create_table_artifact(shown, key="summary", description="Every stage: before and after")
+    create_markdown_artifact(summary_markdown(rows), key="summary", description="Every stage: before and after")
     facts = RunFacts(result.executed, seconds, result.failures, result.not_started)
     page = write_run_report(plan, manifests, opened, facts, run_id=str(flow_run.id or "local"))
     if result.executed or result.failures:  # a run of nothing has no page of its own

@@ -6,6 +6,7 @@ or for half a recipe; what is not there is named as such.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from nanbeige_core.report.blocks import verdict_of
 from nanbeige_core.report.chapters import Evidence, all_chapters, evaluation_matrix
 from nanbeige_core.report.effects import group_effects
 from nanbeige_core.report.page import format_seconds, render
-from nanbeige_core.report.stage_report import describe_gain
+from nanbeige_core.report.stage_report import describe_gain, markdown_table
 from nanbeige_core.report.timeline import lay_out
 
 _KEY_DIGITS = 16
@@ -63,6 +64,15 @@ def summary_rows(plan: Plan, manifests: dict[str, Manifest], executed: Sequence[
             }
         )
     return rows
+
+
+def summary_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows of `summary_rows` as the final table of a run: one page, nothing cut off, gains first."""
+    columns = ("stage", "now", "before -> after", "tokens", "seconds", "artifact")
+    counts = Counter(row["now"] for row in rows)
+    said = ", ".join(f"{count} {word}" for word, count in counts.items())
+    shown = [{column: row[column] for column in columns} for row in rows]
+    return f"**{said}**\n\nAn interval is that of the difference, at 95 %.\n\n{markdown_table(shown)}\n"
 
 
 def write_run_report(plan: Plan, manifests: dict[str, Manifest], store: Store, facts: RunFacts, *, run_id: str) -> str:

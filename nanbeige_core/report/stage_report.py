@@ -46,7 +46,7 @@ def markdown_report(stage: str, outcome: Outcome, spec: StageSpec, pictures: dic
         if section.title in pictures:
             parts.append(f"![{_escape(section.title)}]({pictures[section.title]})")
         if section.table:
-            parts.append(_markdown_table(section.table))
+            parts.append(markdown_table(section.table))
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,7 +58,8 @@ def _escape(value: Any) -> str:
     return text
 
 
-def _markdown_table(rows: list[dict[str, Any]]) -> str:
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    """Return rows as a markdown table, whatever their texts hold shown as text."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(_escape(column) for column in columns) + " |", "|" + " --- |" * len(columns)]
     for row in rows:
