@@ -20,19 +20,19 @@ BM25_B = 0.75
 LEXICAL_BUCKETS = 1 << 17
 DENSE_BUCKETS = 1 << 14
 PREFIX_CHARACTERS = 1000
-"""What the retrievers read of a document."""
+"""What the retrievers read of a document, unless told otherwise."""
 
 QUERY_TERMS = 48
 """Most distinctive terms of a seed that query BM25."""
 
 
-def count_terms(texts: list[str], *, dense: bool) -> sparse.csr_matrix:
+def count_terms(texts: list[str], *, dense: bool, characters: int = PREFIX_CHARACTERS) -> sparse.csr_matrix:
     """Return hashed term counts [D, F]: words and CJK bigrams, or character trigrams for the dense retriever."""
     buckets = DENSE_BUCKETS if dense else LEXICAL_BUCKETS
     parts: list[NDArray[np.int32]] = []
     pointers = [0]
     for text in texts:
-        points = code_points(text[:PREFIX_CHARACTERS].lower())
+        points = code_points(text[:characters].lower())
         terms = _trigrams(points, buckets) if dense else _words(hash_units(points)[0], buckets)
         parts.append(terms)
         pointers.append(pointers[-1] + len(terms))

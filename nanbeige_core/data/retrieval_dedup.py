@@ -6,9 +6,7 @@ are sorted by id first and ties end at the id.
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +16,19 @@ from scipy.stats import rankdata
 from nanbeige_core.contract import Gain, Job, Outcome, Section
 from nanbeige_core.data.decontamination import TargetIndex, human_eval_prompts
 from nanbeige_core.data.dedup.audit import measure_twin_share
-from nanbeige_core.data.dedup.run import DedupResult, deduplicate
-from nanbeige_core.data.dedup.settings import DedupSettings
-from nanbeige_core.data.dedup.shards import Columns
-from nanbeige_core.data.retrieval import retrieve_from_seeds
-from nanbeige_core.data.tables import read_rows, table_files, write_rows, write_shards
+from nanbeige_core.data.dedup.run import DedupResult
+from nanbeige_core.data.duplicates import (
+    PARAGRAPH_SCHEMA,
+    ROWS_PER_FILE,
+    Dropped,
+    Row,
+    cut_repeated_paragraphs,
+    dedup_settings,
+    drop_duplicates,
+    drop_same_meaning,
+)
+from nanbeige_core.data.retrieval import count_terms, dense_vectors, retrieve_from_seeds
+from nanbeige_core.data.tables import read_rows, write_rows, write_shards
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
 from nanbeige_core.report.counting import count_rows
 
@@ -40,21 +46,8 @@ DROPPED_SCHEMA = pa.schema(
 COLUMNS = ("id", "text", "source", "category", "language", "licence", "tag_score", "gate")
 CHARACTERS_PER_TOKEN = {"en": 3.3, "zh": 1.1, "code": 3.0, "other": 2.5}
 """Rough, for the tier quantile alone; true counts come from the tokenizer."""
-CLEAN_SCHEMA = pa.schema([*((name, pa.string()) for name in ("id", "text", "source")), ("tag_score", pa.float64())])
-"""What deduplication reads of a document."""
-ROWS_PER_FILE = 4000
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """Evidence of one removal."""
-
-    id: str
-    reason: str
-    kept_id: str
-    score: float
+WHOLE_CHARACTERS = 8000
+"""What semantic deduplication reads of a document: more than ingest makes of one."""
 
 
 def run(job: Job) -> Outcome:
@@ -67,6 +60,15 @@ def run(job: Job) -> Outcome:
     job.progress(0.3, "removing duplicates")
     kept, duplicates, evidence = drop_duplicates(clean, config, job.scratch)
     dropped += duplicates
+    if config.semantic_cosine:
+        kept, duplicates = drop_same_meaning(kept, embed_whole(kept, config), config)
+        dropped += duplicates
+    cut: list[Row] = []
+    if config.paragraph_characters:
+        named = {item.kept_id for item in dropped}
+        kept, duplicates, cut = cut_repeated_paragraphs(kept, named, config, job.scratch / "paragraphs")
+        dropped += duplicates
+        write_rows(job.work / "paragraphs.parquet", PARAGRAPH_SCHEMA, cut)
     job.progress(0.6, "retrieving from seeds")
     seeds = score_documents(kept, config)
     assign_tiers(kept, config.hq_token_share)
@@ -74,7 +76,13 @@ def run(job: Job) -> Outcome:
     write_shards(job.work / "documents", CURATED_SCHEMA, curated, rows_per_file=ROWS_PER_FILE)
     drops = (vars(item) for item in sorted(dropped, key=lambda item: item.id))
     write_rows(job.work / "dropped.parquet", DROPPED_SCHEMA, drops)
-    return _report(rows, clean, kept, dropped, evidence, targets, seeds, config)
+    return _report(rows, clean, kept, dropped, evidence, cut, targets, seeds, config)
+
+
+def embed_whole(rows: list[Row], config: RetrievalDedupConfig) -> NDArray[np.float32]:
+    """Return unit vectors [D, V] of whole documents, for semantic deduplication."""
+    counts = count_terms([row["text"] for row in rows], dense=True, characters=WHOLE_CHARACTERS)
+    return dense_vectors(counts, config.semantic_vector_size, config.seed)
 
 
 def read_targets(problems: Path) -> list[tuple[str, str]]:
@@ -97,41 +105,6 @@ def drop_gated_and_contaminated(rows: list[Row], targets: TargetIndex) -> tuple[
         else:
             kept.append(row)
     return kept, dropped
-
-
-def drop_duplicates(
-    rows: list[Row], config: RetrievalDedupConfig, work: Path
-) -> tuple[list[Row], list[Dropped], DedupResult]:
-    """Remove exact copies and verified near-duplicates; the best by (score, length, id) stays. `work` holds shards."""
-    shards = work / "clean"
-    write_shards(
-        shards,
-        CLEAN_SCHEMA,
-        ({name: row[name] for name in CLEAN_SCHEMA.names} for row in rows),
-        rows_per_file=ROWS_PER_FILE,
-    )
-    columns = Columns(quality="tag_score", source="source")
-    found = deduplicate(table_files(shards), work / "dedup", dedup_settings(config), columns=columns)
-    dropped = [
-        Dropped(row["id"], row["reason"], row["kept_id"], row["score"])
-        for row in read_rows(found.evidence, ("id", "reason", "kept_id", "score"))
-    ]
-    removed = {item.id for item in dropped}
-    return [row for row in rows if row["id"] not in removed], dropped, found
-
-
-def dedup_settings(config: RetrievalDedupConfig) -> DedupSettings:
-    """Return what the stage's config says about duplicates."""
-    return DedupSettings(
-        mode=config.dedup_mode,
-        bands=config.bands,
-        rows_per_band=config.rows_per_band,
-        shingle_words=config.shingle_words,
-        shingle_characters=config.shingle_characters,
-        jaccard=config.jaccard,
-        source_cap=config.source_cap,
-        seed=config.seed,
-    )
 
 
 def score_documents(rows: list[Row], config: RetrievalDedupConfig) -> list[int]:
@@ -182,6 +155,7 @@ def _report(
     kept: list[Row],
     dropped: list[Dropped],
     evidence: DedupResult,
+    cut: list[Row],
     targets: TargetIndex,
     seeds: list[int],
     config: RetrievalDedupConfig,
@@ -206,6 +180,7 @@ def _report(
             "largest_component": evidence.largest_component,
             "largest_duplicate_group": evidence.largest_group,
             "sources_over_cap": len(evidence.alarms),
+            **({"paragraphs_cut": len(cut)} if config.paragraph_characters else {}),
             "seeds": len(seeds),
             "evaluation_items": targets.items,
         },
@@ -224,6 +199,7 @@ def _report(
                 table=count_rows(reasons, "reason", "documents"),
             ),
             *_alarm_sections(evidence),
+            *_paragraph_sections(cut),
             Section(title="Removed and kept, examples", table=_examples(dropped, rows)),
         ],
     )
@@ -237,6 +213,21 @@ def _alarm_sections(evidence: DedupResult) -> list[Section]:
             title="Alarm: sources that near-duplicate removal all but empties",
             text="A template shared by a whole source looks like duplication. Look at the removed and the kept text.",
             table=[alarm._asdict() for alarm in evidence.alarms],
+        )
+    ]
+
+
+def _paragraph_sections(cut: list[Row]) -> list[Section]:
+    if not cut:
+        return []
+    counts = Counter(row["opening"] for row in cut)
+    characters = sum(row["characters"] for row in cut)
+    return [
+        Section(
+            title="Repeated paragraphs",
+            text=f"{len(cut):,} paragraphs with {characters:,} characters were cut, each from a document that is not "
+            "the best one to hold it; paragraphs.parquet names the keeper of each. The most frequent:",
+            table=[{"opening": opening, "cut": count} for opening, count in counts.most_common(10)],
         )
     ]
 

@@ -7,11 +7,13 @@ import pytest
 
 from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.data.decontamination import TargetIndex, human_eval_prompts
+from nanbeige_core.data.duplicates import drop_duplicates
 from nanbeige_core.data.quality_tagging import TAGGED_SCHEMA
 from nanbeige_core.data.retrieval import fuse_ranks, retrieve_from_seeds
-from nanbeige_core.data.retrieval_dedup import assign_tiers, drop_duplicates, normalise_ranks, run
+from nanbeige_core.data.retrieval_dedup import assign_tiers, normalise_ranks, run
 from nanbeige_core.data.tables import read_rows, write_rows
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
+from nanbeige_core.recipe.fingerprint import identity_values
 from tests.data.conftest import MakeJob
 
 WORDS = [f"word{number}" for number in range(400)]
@@ -100,11 +102,11 @@ def stage_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def curate(make_job: MakeJob, problems: Path, name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def curate(make_job: MakeJob, problems: Path, name: str, rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     folder = problems.parent / f"{name}-tagged"
     write_rows(folder / "documents" / "0.parquet", TAGGED_SCHEMA, rows)
     inputs = {"tagged": (Kind.TAGGED_CORPUS, folder), "problems": (Kind.PROMPT_SET, problems)}
-    job = make_job(name, RetrievalDedupConfig(vector_size=8), **inputs)
+    job = make_job(name, RetrievalDedupConfig(vector_size=8, **changes), **inputs)
     outcome = run(job)
     return {
         "kept": list(read_rows(job.work / "documents")),
@@ -131,3 +133,26 @@ def test_every_document_is_kept_or_dropped_with_a_reason(make_job: MakeJob, prob
     assert reasons["gated"] == "gate_readability"
     assert sum(reason == "near_duplicate" for reason in reasons.values()) >= 19
     assert result["outcome"].gain.after <= result["outcome"].gain.before
+
+
+def test_optional_removals_leave_evidence_and_a_kept_document_for_each(make_job: MakeJob, problems: Path) -> None:
+    shared, story = prose(700, 30), prose(701, 200)
+    rows = [*stage_rows(), document("p1", prose(710) + "\n\n" + shared), document("p2", prose(711) + "\n\n" + shared)]
+    # another order of the same words: no five in a row are shared, and the vectors are all but equal
+    lines = [" ".join(story.split()[start : start + 4]) for start in range(0, 200, 4)]
+    rows += [document("said", " ".join(lines), 8.0), document("said-again", " ".join(reversed(lines)), 1.0)]
+    changes = {"paragraph_characters": 100, "semantic_cosine": 0.9, "semantic_vector_size": 64}
+    first = curate(make_job, problems, "first", rows, **changes)
+    random.Random(4).shuffle(rows)
+    second = curate(make_job, problems, "second", rows, **changes)
+    assert (first["kept"], first["dropped"]) == (second["kept"], second["dropped"])
+    kept = {row["id"] for row in first["kept"]}
+    meaning = {row["id"]: row for row in first["dropped"] if row["reason"] == "semantic_duplicate"}
+    assert meaning["said-again"]["kept_id"] == "said"
+    assert {row["kept_id"] for row in meaning.values()} <= kept
+    assert sum(shared in row["text"] for row in first["kept"]) == 1
+    assert first["outcome"].counts["paragraphs_cut"] == 1
+
+
+def test_what_is_off_leaves_the_fingerprint_alone() -> None:
+    assert not any(name.startswith(("paragraph", "semantic")) for name in identity_values(RetrievalDedupConfig()))

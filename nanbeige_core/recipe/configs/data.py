@@ -139,6 +139,20 @@ class RetrievalDedupConfig(IdentityConfig):
     source_cap: float = added_field(
         1.0, ge=0, le=1, description="Most of one source that near-duplicates may take; the rest stays. ours"
     )
+    paragraph_characters: int = added_field(
+        0,
+        ge=0,
+        description="A paragraph this long stays only in the best document that holds it, code excepted; 0: off. ours",
+    )
+    semantic_cosine: float = added_field(
+        0.0, ge=0, le=1, description="Cosine to a better, kept document of one language that removes; 0: off. ours"
+    )
+    semantic_vector_size: int = added_field(
+        256, ge=2, description="LSA dimensions of semantic deduplication, unless an embedding is read. ours"
+    )
+    semantic_clusters: int = added_field(
+        1, ge=1, description="Only documents of one of so many clusters are compared; 1 compares all. ours"
+    )
 
 
 class TokenizerConfig(IdentityConfig):
