@@ -16,7 +16,7 @@ from flows.running import RunFailedError, RunResult, run_plan
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.recipe.plan import Plan, Selection, make_plan
 from nanbeige_core.report.plan_report import plan_markdown, plan_rows, plan_sentence
-from nanbeige_core.report.run_report import RunFacts, summary_markdown, summary_rows, write_run_report
+from nanbeige_core.report.run_report import RunFacts, summary_markdown, write_run_report
 from tasks.publish import publish_link
 
 DEFAULT_STORE = "store"
@@ -142,8 +142,8 @@ def _execute(plan: Plan, store: str) -> RunResult:
 def _finish(plan: Plan, result: RunResult, store: str, seconds: float) -> None:
     opened = Store(store, cache_directory(store))
     manifests = {name: opened.open(reference)[0] for name, reference in result.references.items()}
-    rows = summary_rows(plan, manifests, result.executed)
-    create_markdown_artifact(summary_markdown(rows), key="summary", description="Every stage: before and after")
+    summary = summary_markdown(plan, manifests, result.executed)
+    create_markdown_artifact(summary, key="summary", description="Every stage: before and after")
     facts = RunFacts(result.executed, seconds, result.failures, result.not_started)
     page = write_run_report(plan, manifests, opened, facts, run_id=str(flow_run.id or "local"))
     if result.executed or result.failures:  # a run of nothing has no page of its own

@@ -134,7 +134,7 @@ def _plan_stage(
     action: Action
     if skip:
         action, causes = "SKIP", (skip,)
-    elif forced:
+    elif forced and (found.manifest or store.has_work(stage.name, key)):
         action, causes = "RUN", ("forced",)
     elif found.manifest:
         action, causes = "HIT", ("artifact is there",)

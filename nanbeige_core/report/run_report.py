@@ -66,13 +66,21 @@ def summary_rows(plan: Plan, manifests: dict[str, Manifest], executed: Sequence[
     return rows
 
 
-def summary_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows of `summary_rows` as the final table of a run: one page, nothing cut off, gains first."""
-    columns = ("stage", "now", "before -> after", "tokens", "seconds", "artifact")
-    counts = Counter(row["now"] for row in rows)
-    said = ", ".join(f"{count} {word}" for word, count in counts.items())
-    shown = [{column: row[column] for column in columns} for row in rows]
-    return f"**{said}**\n\nAn interval is that of the difference, at 95 %.\n\n{markdown_table(shown)}\n"
+def summary_markdown(plan: Plan, manifests: dict[str, Manifest], executed: Sequence[str]) -> str:
+    """Return the final table of a run for a page of the UI's width: every stage, and what it changed."""
+    rows: list[dict[str, Any]] = []
+    for name in (name for name in plan.stages if name in manifests):
+        manifest = manifests[name]
+        row: dict[str, Any] = {"stage": name, "now": "ran" if name in executed else "reused"}
+        if gain := manifest.outcome.gain:
+            row["measure"] = gain.metric if gain.higher_is_better else f"{gain.metric} (lower is better)"
+            row["before -> after"] = f"{gain.before:.4g} -> {gain.after:.4g}"
+            if gain.low is not None and gain.high is not None:
+                row["difference, 95 %"] = f"{gain.low:+.3g} to {gain.high:+.3g}"
+        rows.append({**row, "seconds": round(manifest.seconds, 1)})
+    columns = ("stage", "now", "measure", "before -> after", "difference, 95 %", "seconds")
+    said = ", ".join(f"{count} {word}" for word, count in Counter(row["now"] for row in rows).items())
+    return f"**{said}**\n\n{markdown_table([{column: row.get(column, '') for column in columns} for row in rows])}\n"
 
 
 def write_run_report(plan: Plan, manifests: dict[str, Manifest], store: Store, facts: RunFacts, *, run_id: str) -> str:

@@ -108,6 +108,8 @@ def test_force_runs_a_stage_that_is_there(store: Store) -> None:
     fill(store, recipe, "ingest")
     plan = make_plan(recipe, store, Selection(only="ingest", force=True))
     assert [(p.name, p.causes) for p in plan.to_run] == [("ingest", ("forced",))]
+    changed = make_plan(laptop("ingest.seed=7"), store, Selection(only="ingest", force=True))
+    assert changed.to_run[0].causes == ("seed: 11 -> 7",), "what is not there is made for its own reason"
 
 
 def test_an_unknown_stage_in_the_selection_names_the_nearest_one(store: Store) -> None:

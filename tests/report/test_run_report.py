@@ -7,7 +7,7 @@ from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Outcome
 from nanbeige_core.recipe.plan import Plan
-from nanbeige_core.report.run_report import RunFacts, run_page, write_run_report
+from nanbeige_core.report.run_report import RunFacts, run_page, summary_markdown, write_run_report
 from tests.report.building import HOSTILE, PROBLEM, Page, as_json, partial_run, plan_of, seal_stage
 
 
@@ -18,6 +18,14 @@ def partial(tmp_path_factory: pytest.TempPathFactory) -> str:
     plan, manifests = partial_run(store)
     facts = RunFacts(["dpd"], 65.0, {"rl_coding": f"stage rl_coding failed: {HOSTILE}"}, ["evaluate", "export"])
     return run_page(plan, manifests, store, facts, links="../..")
+
+
+def test_the_final_table_names_every_stage_with_its_gain(store: Store) -> None:
+    lines = summary_markdown(*partial_run(store), executed=["dpd"]).replace("\\", "").splitlines()
+    assert lines[0] == "**7 reused, 1 ran**"
+    rows = {line.split(" | ")[0].strip("| "): line for line in lines if line.startswith("| ")}
+    assert "| reused | validation loss (lower is better) | 9 -&gt; 7 | -2.1 to -1.9 |" in rows["fgwsd_warmup"]
+    assert "| ran | heldout_exact_match | 0.3 -&gt; 0.3 | -0.02 to +0.02 |" in rows["dpd"]
 
 
 def test_hostile_text_is_words_and_nothing_else(partial: str) -> None:
