@@ -55,8 +55,8 @@ def bubblewrap_command(bwrap: str) -> list[str]:
     python = Path(os.path.realpath(sys.executable))
     packages = Path(os.path.realpath(sysconfig.get_paths()["purelib"]))
     command = [bwrap, "--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
-    # a root host keeps its capabilities for the fork server, which leaves root before it starts a program
-    command += ["--cap-add", "ALL"] if os.getuid() == 0 else ["--unshare-user"]
+    # where the host is root, the fork server needs these two to leave root, the first thing it does
+    command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if os.getuid() == 0 else ["--unshare-user"]
     command += ["--die-with-parent", "--clearenv"]
     for path in (*SYSTEM, str(Path(os.path.realpath(sys.base_prefix)))):
         if os.path.islink(path):

@@ -7,7 +7,6 @@ channel to the host. Numbers: Linux's syscall tables of x86-64 and of the generi
 
 import ctypes
 import errno
-import platform
 import struct
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -103,16 +102,21 @@ def build_filter(machine: str) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
-class _Program(ctypes.Structure):
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Filter(ctypes.Structure):
+    """The filter in the form that the kernel takes, made once: that costs more than installing it."""
+
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p)]  # noqa: RUF012
 
+    def __init__(self, instructions: bytes) -> None:
+        self.buffer = ctypes.create_string_buffer(instructions, len(instructions))
+        super().__init__(len(instructions) // 8, ctypes.cast(self.buffer, ctypes.c_void_p))
 
-def install() -> None:
+
+def install(prepared: Filter) -> None:
     """Filter this process and all it will start; cannot be undone."""
-    instructions = build_filter(platform.machine())
-    buffer = ctypes.create_string_buffer(instructions, len(instructions))
-    program = _Program(len(instructions) // 8, ctypes.cast(buffer, ctypes.c_void_p))
-    libc = ctypes.CDLL(None, use_errno=True)
-    for arguments in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, FILTER_MODE, ctypes.byref(program), 0, 0)):
+    for arguments in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, FILTER_MODE, ctypes.byref(prepared), 0, 0)):
         if libc.prctl(*arguments) != 0:
             raise OSError(ctypes.get_errno(), f"prctl({arguments[0]}) failed")

@@ -7,6 +7,7 @@ the protocol, the parent compares. Processor time decides when a program has run
 """
 
 import contextlib
+import gc
 import json
 import os
 import secrets
@@ -15,11 +16,11 @@ import signal
 import sys
 import time
 import types
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 sys.path.insert(0, "/guest")
 import isolation  # noqa: E402  # pyright: ignore
+from processes import descendants, spent, wants_to_run  # noqa: E402  # pyright: ignore
 from replies import REPLY_BYTES, Stop, read_reply  # noqa: E402  # pyright: ignore
 
 stand_in = types.ModuleType("wit_world")
@@ -34,37 +35,58 @@ for _name in ("asyncio", "concurrent.futures", "multiprocessing", "subprocess", 
 FUEL_PER_SECOND = 5_000_000_000
 """How much of the WebAssembly engine's budget stands for one second: both engines take the same task files."""
 WALL_FACTOR, WALL_FLOOR = 10, 5.0
+"""A program may wait for its limit of processor time so many times over, and some seconds more."""
+STARVED_FACTOR = 60
+"""The same for one that wants to run: a busy machine is not its fault."""
 SLACK = 0.5
 LOOK_SECONDS = 0.25
 """How often the processor time of all processes of a program is added up; the kernel limits each one alone."""
-TICKS = os.sysconf("SC_CLK_TCK")
+REPORT_SECONDS = 60.0
+"""How long process 1 may take to say how a program ended; at once, unless the machine is very busy."""
+
+
+class Limits(NamedTuple):
+    """What a program may use: seconds of processor time, bytes of address space."""
+
+    cpu_seconds: int
+    memory_bytes: int
 
 
 class Held:
     """One program in its own namespaces."""
 
-    def __init__(self, cpu_seconds: int, memory_bytes: int) -> None:
-        self.cpu_seconds = cpu_seconds
+    def __init__(self, limits: Limits) -> None:
+        """Fork; raise Stop with cause `infra` where the kernel refuses."""
+        self.cpu_seconds = limits.cpu_seconds
         requests, self._requests = os.pipe()
         self._replies, replies = os.pipe()
         self._status, status = os.pipe()
-        self.pid = os.fork()
+        outside = os.getuid(), os.getgid()
+        try:
+            self.pid = isolation.fork_into_namespaces()
+        except OSError as error:
+            for descriptor in (requests, self._requests, self._replies, replies, self._status, status):
+                os.close(descriptor)
+            raise Stop("infra", str(error)) from error
         if self.pid == 0:
             for descriptor in (self._requests, self._replies, self._status, 0, 1):
                 os.close(descriptor)
-            run_outer(requests, replies, status, cpu_seconds, memory_bytes)
+            run_first(Pipes(requests, replies, status), outside, limits)
         for descriptor in (requests, replies, status):
             os.close(descriptor)
         self._pending = b""
-        self.deadline = time.monotonic() + WALL_FACTOR * cpu_seconds + WALL_FLOOR
+        now = time.monotonic()
+        self.deadline = now + WALL_FACTOR * limits.cpu_seconds + WALL_FLOOR
+        self.last_deadline = now + STARVED_FACTOR * limits.cpu_seconds
 
     def ask(self, function: str, *arguments: str) -> Any:
         """Ask for one value; raise Stop for every other end."""
         request = secrets.token_hex(8)
         line = json.dumps([function, request, *arguments]).encode() + b"\n"
         while line:
-            if not select.select([], [self._requests], [], max(0.0, self.deadline - time.monotonic()))[1]:
-                raise self._late()
+            if not select.select([], [self._requests], [], LOOK_SECONDS)[1]:
+                self._look()
+                continue
             try:
                 line = line[os.write(self._requests, line[:65536]) :]
             except BrokenPipeError as error:
@@ -78,9 +100,7 @@ class Held:
         os.close(self._replies)
         os.close(self._status)
         # process 1 is gone only after the kernel has ended and reaped all of its namespace, so this wait leaves nothing
-        for first in _children(self.pid) or [self.pid]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(first, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
         _, _, usage = os.wait4(self.pid, 0)
         if unsolicited:
             raise Stop("protocol", "the program wrote a reply nobody asked for")
@@ -89,12 +109,8 @@ class Held:
     def _read_line(self) -> bytes:
         parts, size = [self._pending], len(self._pending)
         while b"\n" not in parts[-1]:
-            left = self.deadline - time.monotonic()
-            if not select.select([self._replies], [], [], max(0.0, min(left, LOOK_SECONDS)))[0]:
-                if sum(map(_spent, _descendants(self.pid))) > self.cpu_seconds + SLACK:
-                    raise Stop("cpu_limit", f"its processes used more than {self.cpu_seconds} s of processor time")
-                if left <= 0:
-                    raise self._late()
+            if not select.select([self._replies], [], [], LOOK_SECONDS)[0]:
+                self._look()
                 continue
             part = os.read(self._replies, 1 << 20)
             if not part:
@@ -106,8 +122,20 @@ class Held:
         line, _, self._pending = b"".join(parts).partition(b"\n")
         return line
 
+    def _look(self) -> None:
+        """Stop a program whose processes together used up its time, that waits too long, or that never got its turn."""
+        if sum(map(spent, descendants(self.pid))) > self.cpu_seconds + SLACK:
+            raise Stop("cpu_limit", f"its processes used more than {self.cpu_seconds} s of processor time")
+        now = time.monotonic()
+        if now < self.deadline:
+            return
+        if not any(map(wants_to_run, [self.pid, *descendants(self.pid)])):
+            raise Stop("error", "the program waits or sleeps")
+        if now >= self.last_deadline:
+            raise Stop("infra", "the wall limit passed while the program still wanted to run")
+
     def _ended(self) -> Stop:
-        ready = select.select([self._status], [], [], 5.0)[0]
+        ready = select.select([self._status], [], [], REPORT_SECONDS)[0]
         text = os.read(self._status, 100).decode() if ready else ""
         if not text:
             return Stop("infra", "the namespaces could not be set up or were killed from outside")
@@ -122,92 +150,51 @@ class Held:
             return Stop("error", f"the interpreter died ({signal.Signals(-code).name})")
         return Stop("error", "the program ended the interpreter")
 
-    def _late(self) -> Stop:
-        """Judge a program at the wall limit: one whose processes all sleep waits; one that wants to run was starved."""
-        states = [_state(pid) for pid in _descendants(self.pid)]
-        if any(state in "RD" for state in states):
-            return Stop("infra", "the wall limit passed while the program still wanted to run")
-        return Stop("error", "the program waits or sleeps")
+
+class Pipes(NamedTuple):
+    """A program's ends of the pipes to the fork server."""
+
+    requests: int
+    replies: int
+    status: int
 
 
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:  # it has ended
-        return []
-
-
-def _descendants(pid: int) -> list[int]:
-    return [found for child in _children(pid) for found in (child, *_descendants(child))]
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:  # it has ended
-        return ["X", *["0"] * 20]
-
-
-def _state(pid: int) -> str:
-    return _stat(pid)[0]
-
-
-def _spent(pid: int) -> float:
-    """Return the processor seconds of a process and of those children that it has waited for."""
-    return sum(map(int, _stat(pid)[11:15])) / TICKS
-
-
-def run_outer(requests: int, replies: int, status: int, cpu_seconds: int, memory_bytes: int) -> NoReturn:
-    """Move to new namespaces, start process 1 there, and end when it ends."""
-    try:
-        isolation.die_with_parent()
-        isolation.enter_namespaces()
-        if os.fork() == 0:
-            run_first(requests, replies, status, cpu_seconds, memory_bytes)
-    except BaseException as error:
-        os.write(status, f"setup {type(error).__name__}: {error}"[:100].encode())
-        os._exit(1)
-    for descriptor in (requests, replies, status):
-        os.close(descriptor)
-    os.wait()
-    os._exit(0)
-
-
-def run_first(requests: int, replies: int, status: int, cpu_seconds: int, memory_bytes: int) -> NoReturn:
+def run_first(pipes: Pipes, outside: tuple[int, int], limits: Limits) -> NoReturn:
     """Be process 1: start the program's process, reap what it leaves, and report how it ended; all die with this."""
     try:
         isolation.die_with_parent()
+        isolation.name_users(*outside)
         isolation.cover_mounts()
         program = os.fork()
     except BaseException as error:
-        os.write(status, f"setup {type(error).__name__}: {error}"[:100].encode())
+        os.write(pipes.status, f"setup {type(error).__name__}: {error}"[:100].encode())
         os._exit(1)
     if program == 0:
-        os.close(status)
-        hold(requests, replies, cpu_seconds, memory_bytes)
-    os.close(requests)
-    os.close(replies)
+        os.close(pipes.status)
+        hold(pipes, limits)
+    os.close(pipes.requests)
+    os.close(pipes.replies)
     while True:
         pid, code, usage = os.wait4(-1, 0)
         if pid == program:
             report = f"{os.waitstatus_to_exitcode(code)} {usage.ru_utime + usage.ru_stime}"
-            os.write(status, report.encode())
+            os.write(pipes.status, report.encode())
             os._exit(0)
 
 
-def hold(requests: int, replies: int, cpu_seconds: int, memory_bytes: int) -> NoReturn:
+def hold(pipes: Pipes, limits: Limits) -> NoReturn:
     """Be the program's process: answer requests until the pipe closes."""
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
-    isolation.confine(cpu_seconds=cpu_seconds, memory_bytes=memory_bytes)
+    isolation.confine(cpu_seconds=limits.cpu_seconds, memory_bytes=limits.memory_bytes)
     world = app.WitWorld()
-    with os.fdopen(requests, "rb") as lines:
+    with os.fdopen(pipes.requests, "rb") as lines:
         for line in lines:
             function, *arguments = json.loads(line)
             answer = getattr(world, function)(*arguments).encode() + b"\n"
             while answer:
-                answer = answer[os.write(replies, answer) :]
+                answer = answer[os.write(pipes.replies, answer) :]
     os._exit(0)
 
 
@@ -216,7 +203,10 @@ def run_program(request: dict[str, Any]) -> dict[str, Any]:
     values: list[Any] = []
     cause, detail, seconds = "completed", "", 0.0
     limit = max(2, round(request["fuel"] * max(1, len(request["inputs"])) / FUEL_PER_SECOND) + 1)
-    held = Held(limit, int(request["memory"]))
+    try:
+        held = Held(Limits(limit, int(request["memory"])))
+    except Stop as stop:
+        return {"cause": stop.cause, "detail": str(stop), "values": [], "fuel": 0}
     try:
         if request["style"] == "function":
             held.ask("define", request["source"], request["entry"])
@@ -235,6 +225,9 @@ def run_program(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Serve requests until standard input closes."""
+    isolation.leave_root()
+    gc.collect()
+    gc.freeze()  # the collector of a program would touch, and thereby copy, every page of this process
     sys.stdout.write('{"ready": true}\n')
     sys.stdout.flush()
     while True:
