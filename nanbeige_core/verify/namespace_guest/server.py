@@ -94,17 +94,20 @@ class Held:
         return read_reply(self._read_line(), request)
 
     def close(self) -> float:
-        """Kill everything the program started and return its processor seconds; raise Stop for a forged reply."""
-        os.close(self._requests)
-        unsolicited = self._pending or bool(select.select([self._replies], [], [], 0)[0] and os.read(self._replies, 1))
+        """End everything the program started and return its processor seconds; raise Stop for a forged reply."""
+        os.close(self._requests)  # its process ends at this, and process 1 with all others when it has
+        running = 0.0
+        if not select.select([self._status], [], [], LOOK_SECONDS)[0]:
+            running = sum(map(spent, descendants(self.pid)))  # the kernel does not add up what it ends itself
+        os.kill(self.pid, signal.SIGKILL)
+        # process 1 is gone only after the kernel has ended and reaped all of its namespace, so this wait leaves nothing
+        _, _, usage = os.wait4(self.pid, 0)
+        unsolicited = self._pending or os.read(self._replies, 1)
         os.close(self._replies)
         os.close(self._status)
-        # process 1 is gone only after the kernel has ended and reaped all of its namespace, so this wait leaves nothing
-        os.kill(self.pid, signal.SIGKILL)
-        _, _, usage = os.wait4(self.pid, 0)
         if unsolicited:
             raise Stop("protocol", "the program wrote a reply nobody asked for")
-        return usage.ru_utime + usage.ru_stime
+        return running + usage.ru_utime + usage.ru_stime
 
     def _read_line(self) -> bytes:
         parts, size = [self._pending], len(self._pending)
