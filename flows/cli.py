@@ -17,6 +17,7 @@ from flows.commands import adopt as adopt_module
 from flows.commands import dedup as dedup_module
 from flows.commands import deploy, doctor, keep, parity, price, reference, report, rescore, sweep
 from flows.commands import diff as diff_module
+from flows.commands import retrieve as retrieve_module
 from flows.commands import trace as trace_module
 from flows.commands import verify as verify_module
 from flows.commands.inspection import print_inspection, write_inspection
@@ -62,6 +63,7 @@ price.register(app)
 trace_module.register(app)
 diff_module.register(app)
 dedup_module.register(app)
+retrieve_module.register(app)
 adopt_module.register(app)
 sweep.register(app)
 parity.register(app)

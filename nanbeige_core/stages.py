@@ -97,16 +97,28 @@ _SPECS = (
         consumes={}, produces=Kind.PROMPT_SET,
     ),
     _spec(
+        "quality_dimensions", "data.quality_dimensions:run", "data:QualityDimensionsConfig",
+        "Choose quality dimensions", "report, hybrid filter", cost="data:quality_dimensions",
+        consumes={"corpus": Kind.CORPUS}, produces=Kind.QUALITY_DIMENSIONS,
+    ),
+    _spec(
+        "bilingual_embedding", "data.bilingual_embedding:run", "data:BilingualEmbeddingConfig",
+        "Build a bilingual embedding", "ours", cost="data:bilingual_embedding",
+        consumes={"corpus": Kind.CORPUS}, produces=Kind.EMBEDDING,
+    ),
+    _spec(
         "quality_tagging", "data.quality_tagging:run", "data:QualityTaggingConfig",
         "Quality tagging", "report, hybrid filter", cost="data:quality_tagging",
-        consumes={"corpus": Kind.CORPUS}, produces=Kind.TAGGED_CORPUS,
+        consumes={"corpus": Kind.CORPUS, "dimensions": Kind.QUALITY_DIMENSIONS}, produces=Kind.TAGGED_CORPUS,
+        optional=frozenset({"dimensions"}),
         measures={"outscores_damaged_copy": True},
     ),
     _spec(
         "retrieval_dedup", "data.retrieval_dedup:run", "data:RetrievalDedupConfig",
         "Retrieval and deduplication", "report, hybrid filter", cost="data:retrieval_dedup",
         version=2,
-        consumes={"tagged": Kind.TAGGED_CORPUS, "problems": Kind.PROMPT_SET}, produces=Kind.CURATED_CORPUS,
+        consumes={"tagged": Kind.TAGGED_CORPUS, "problems": Kind.PROMPT_SET, "embedding": Kind.EMBEDDING},
+        produces=Kind.CURATED_CORPUS, optional=frozenset({"embedding"}),
     ),
     _spec(
         "tokenizer", "data.tokenizer_training:run", "data:TokenizerConfig",

@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import Task
 
+from tasks.bilingual_embedding import bilingual_embedding
 from tasks.cold_start_sft import cold_start_sft
 from tasks.dpd import dpd
 from tasks.evaluate import evaluate
@@ -16,6 +17,7 @@ from tasks.on_policy_filter import on_policy_filter, pass_rates
 from tasks.overall_sft import overall_sft
 from tasks.preference_pairs import preference_pairs
 from tasks.problems import problems
+from tasks.quality_dimensions import quality_dimensions
 from tasks.quality_tagging import quality_tagging
 from tasks.refinement import refinement
 from tasks.retrieval_dedup import retrieval_dedup
@@ -35,6 +37,8 @@ TASKS: dict[str, "Task[..., Any]"] = {
     for task in (
         ingest,
         problems,
+        quality_dimensions,
+        bilingual_embedding,
         quality_tagging,
         retrieval_dedup,
         tokenizer,

@@ -12,7 +12,9 @@ class Kind(StrEnum):
     """Name one artifact type; the value is what manifests and `pipelines.yaml` carry."""
 
     CORPUS = "Corpus"
+    QUALITY_DIMENSIONS = "QualityDimensions"
     TAGGED_CORPUS = "TaggedCorpus"
+    EMBEDDING = "Embedding"
     CURATED_CORPUS = "CuratedCorpus"
     TOKENIZER = "Tokenizer"
     TOKENIZED_MIXTURE = "TokenizedMixture"
@@ -40,6 +42,12 @@ class Layout:
 
 LAYOUTS: dict[Kind, Layout] = {
     Kind.CORPUS: Layout(1, ("documents/*.parquet",), "raw documents with source, licence and language"),
+    Kind.QUALITY_DIMENSIONS: Layout(
+        1,
+        ("dimensions.json", "candidates.parquet", "overlap.parquet", "annotations.parquet"),
+        "the dimensions that become labels, and what decided about every candidate",
+    ),
+    Kind.EMBEDDING: Layout(1, ("embedding.npz",), "a text embedding that passed its retrieval test"),
     Kind.TAGGED_CORPUS: Layout(1, ("documents/*.parquet",), "documents with twenty 0-9 labels and a tag score"),
     Kind.CURATED_CORPUS: Layout(
         1,

@@ -43,6 +43,18 @@ class CorpusRef(ArtifactRef):
     kind: Literal[Kind.CORPUS] = Kind.CORPUS
 
 
+class QualityDimensionsRef(ArtifactRef):
+    """Point at the dimensions that become labels."""
+
+    kind: Literal[Kind.QUALITY_DIMENSIONS] = Kind.QUALITY_DIMENSIONS
+
+
+class EmbeddingRef(ArtifactRef):
+    """Point at a text embedding."""
+
+    kind: Literal[Kind.EMBEDDING] = Kind.EMBEDDING
+
+
 class TaggedCorpusRef(ArtifactRef):
     """Point at labelled documents."""
 
@@ -135,6 +147,8 @@ class HFModelRef(ArtifactRef):
 
 AnyRef = Annotated[
     CorpusRef
+    | QualityDimensionsRef
+    | EmbeddingRef
     | TaggedCorpusRef
     | CuratedCorpusRef
     | TokenizerRef

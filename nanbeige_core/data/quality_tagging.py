@@ -4,9 +4,7 @@ The sample holds clean documents and copies with damage of known severity. Its h
 their damaged copies) is never seen by the student nor by the language model, and yields every reported number.
 """
 
-import json
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +16,26 @@ from scipy.optimize import nnls
 from scipy.stats import rankdata
 
 from nanbeige_core.contract import Gain, Job, Outcome, Plot, Section
-from nanbeige_core.data.annotators import (
-    CONTENT_LABELS,
-    CONTENT_MEASURES,
-    FORMAT_LABELS,
-    GRADED_LABELS,
-    LABELS,
-    measure_format,
-)
+from nanbeige_core.data.annotators import GRADED_LABELS, LABELS
 from nanbeige_core.data.character_model import CharacterModel
 from nanbeige_core.data.corruptions import CORRUPTIONS
 from nanbeige_core.data.ingest import CORPUS_SCHEMA
 from nanbeige_core.data.student import Student, featurise, fit_student, predict_labels
 from nanbeige_core.data.tables import read_rows, table_files, write_rows
+from nanbeige_core.data.tagging.examples import Example, build_examples
+from nanbeige_core.data.tagging.label_set import BUILT_IN, LabelSet, read_label_set
 from nanbeige_core.evals.records import write_records
 from nanbeige_core.recipe.configs.data import QualityTaggingConfig
 
-TAGGED_SCHEMA = pa.schema(
-    [*CORPUS_SCHEMA, *((name, pa.float32()) for name in LABELS), ("tag_score", pa.float32()), ("gate", pa.string())]
-)
+
+def tagged_schema(labels: LabelSet) -> pa.Schema:
+    """Return the columns of a tagged document: those of the corpus, the labels, the score and the gate."""
+    scores = [*((name, pa.float32()) for name in labels.names), ("tag_score", pa.float32()), ("gate", pa.string())]
+    return pa.schema([*CORPUS_SCHEMA, *scores])
+
+
+TAGGED_SCHEMA = tagged_schema(BUILT_IN)
 FOLDS = 4
-SCORE_LABELS = {
-    "content": slice(0, len(CONTENT_LABELS)),
-    "format": slice(len(CONTENT_LABELS), len(LABELS)),
-    "all": slice(0, len(LABELS)),
-}
-"""Which of LABELS make up the tag score."""
 
 BINARY_LIMIT = 4.5
 """Grade from which a binary annotator says good: the middle of the scale."""
@@ -58,24 +50,11 @@ REFERENCE_DOCUMENTS = 2500
 """Documents the character model reads; none of them is held out."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """One annotated document: its labels, whether it was damaged, how, and the number of its clean parent."""
-
-    text: str
-    language: str
-    labels: NDArray[np.float64]
-    severity: float
-    corruption: str
-    graded: bool
-    held_out: bool
-    parent: int = -1
-    id: str = ""
-
-
 def run(job: Job) -> Outcome:
     """Write the pool with twenty labels, a tag score and a gate reason for each document."""
     config: QualityTaggingConfig = job.config
+    chosen = job.inputs.get("dimensions")
+    label_set = read_label_set(chosen.path) if chosen else BUILT_IN
     folder = job.inputs["corpus"].path / "documents"
     rows = list(read_rows(folder, columns=("id", "text", "language", "provenance")))
     sample, reference = _draw(rows, config)
@@ -83,41 +62,17 @@ def run(job: Job) -> Outcome:
     for row in reference:
         model.learn(row["text"][:2000])
     job.progress(0.2, f"annotating {len(sample)} documents")
-    examples = build_examples(sample, model, config)
-    student, weights = distil(examples, model, config)
+    examples = build_examples(sample, model, config, label_set)
+    student, weights = distil(examples, model, config, label_set)
     job.progress(0.5, "tagging the pool")
-    gated = _tag_pool(job, folder, model, student, weights, config)
-    outcome, records = _report(examples, model, student, weights, config, gated, len(rows))
+    gated = _tag_pool(job, folder, model, student, weights, config, label_set)
+    outcome, records = _report(examples, model, student, weights, config, label_set, gated, len(rows))
     write_records(job.work, {OUTSCORES_COPY: records})
     return outcome
 
 
-def build_examples(sample: list[dict[str, Any]], model: CharacterModel, config: QualityTaggingConfig) -> list[Example]:
-    """Annotate clean documents and derive damaged copies; one copy for a `corrupted_share` of the result."""
-    source = random.Random(config.seed)
-    clean = _annotate_clean(sample, model, config)
-    wanted = int(len(clean) * config.corrupted_share / (1 - config.corrupted_share))
-    damaged: list[Example] = []
-    for number in range(wanted):
-        origin = number % len(clean)
-        parent = clean[origin]
-        # a splice takes its other text from the same side of the split, so nothing held out leaks
-        others = (clean[(number * 7 + step) % len(clean)] for step in range(1, 40))
-        other = next((item for item in others if item.held_out == parent.held_out), parent)
-        corruption = CORRUPTIONS[number % len(CORRUPTIONS)]
-        severity = source.uniform(0.3, 1.0)
-        text = corruption.apply(parent.text, severity, source, other.text)
-        if text != parent.text:
-            factors = np.array([1 - severity * corruption.effects.get(name, 0.0) for name in LABELS])
-            labels = parent.labels * factors
-            damaged.append(
-                Example(text, parent.language, labels, severity, corruption.name, False, parent.held_out, origin)
-            )
-    return clean + damaged
-
-
 def distil(
-    examples: list[Example], model: CharacterModel, config: QualityTaggingConfig
+    examples: list[Example], model: CharacterModel, config: QualityTaggingConfig, label_set: LabelSet = BUILT_IN
 ) -> tuple[Student, NDArray[np.float64]]:
     """Fit the student on the training examples, then the weights that turn its chosen labels into a score."""
     training = [example for example in examples if not example.held_out]
@@ -127,9 +82,9 @@ def distil(
     annotated = np.stack([example.labels for example in training])
     targets = _grade(annotated, config)
     student = fit_student(rows, surface, targets, config.ridge)
-    chosen = SCORE_LABELS[config.score_labels]
+    chosen = label_set.chosen(config.score_labels)
     if config.aggregate == "mean":
-        count = len(LABELS[chosen])
+        count = len(label_set.names[chosen])
         return student, np.full(count, 1.0 / count)
     labels_DL = _cross_fit(rows, surface, targets, config)[:, chosen]
     intact = np.array([1 - example.severity for example in training])
@@ -147,12 +102,12 @@ def score_labels(labels_DL: NDArray[np.float64], weights: NDArray[np.float64], c
     return np.clip(labels_DL[:, chosen] @ weights, 0.0, 9.0)
 
 
-def find_gate(labels: NDArray[np.float64], gates: dict[str, int]) -> str:
-    """Return the format label that fails worst as `name<limit`, or an empty string."""
+def find_gate(labels: NDArray[np.float64], gates: dict[str, int], names: tuple[str, ...] = LABELS) -> str:
+    """Return the format label that fails worst as `name<limit`, or an empty string; gates beyond `names` are open."""
     failed = [
-        (labels[LABELS.index(name)] - limit, f"{name}<{limit}")
+        (labels[names.index(name)] - limit, f"{name}<{limit}")
         for name, limit in sorted(gates.items())
-        if labels[LABELS.index(name)] < limit
+        if name in names and labels[names.index(name)] < limit
     ]
     return min(failed)[1] if failed else ""
 
@@ -172,36 +127,6 @@ def _draw(
     held_out = int(clean * config.held_out_share)
     # held-out documents come first and stay out of the language model's reference
     return order[:clean], order[held_out : held_out + REFERENCE_DOCUMENTS]
-
-
-def _annotate_clean(sample: list[dict[str, Any]], model: CharacterModel, config: QualityTaggingConfig) -> list[Example]:
-    bits = [model.measure_bits(row["text"][:2000]) for row in sample]
-    raw = np.array(
-        [
-            [CONTENT_MEASURES[name](row["text"], bit) for name in CONTENT_LABELS]
-            for row, bit in zip(sample, bits, strict=True)
-        ]
-    )
-    content = np.zeros_like(raw)
-    languages = np.array([row["language"] for row in sample])
-    for language in sorted(set(languages)):
-        chosen = languages == language
-        content[chosen] = (rankdata(raw[chosen], axis=0) - 0.5) / chosen.sum() * 9.0
-    held_out = int(len(sample) * config.held_out_share)
-    examples: list[Example] = []
-    for index, row in enumerate(sample):
-        grades: dict[str, int] = json.loads(row["provenance"]).get("grades", {})
-        for label, grade in GRADED_LABELS.items():
-            if grade in grades:
-                content[index, CONTENT_LABELS.index(label)] = min(9.0, float(grades[grade]))
-        shape = measure_format(row["text"], row["language"])
-        labels = np.concatenate([content[index], [shape[name] for name in FORMAT_LABELS]])
-        examples.append(
-            Example(
-                row["text"], row["language"], labels, 0.0, "", bool(grades), held_out=index < held_out, id=row["id"]
-            )
-        )
-    return examples
 
 
 def _cross_fit(
@@ -233,6 +158,7 @@ def _tag_pool(
     student: Student,
     weights: NDArray[np.float64],
     config: QualityTaggingConfig,
+    label_set: LabelSet,
 ) -> dict[str, int]:
     """Write one tagged file per input file; files that an interrupted run wrote are kept."""
     gated: dict[str, int] = {}
@@ -243,11 +169,11 @@ def _tag_pool(
             rows = list(read_rows(file, columns=CORPUS_SCHEMA.names))
             features = featurise([row["text"] for row in rows], model, config.hash_buckets, config.feature_characters)
             labels_DL = predict_labels(student, *features)
-            scores = score_labels(labels_DL, weights, SCORE_LABELS[config.score_labels])
+            scores = score_labels(labels_DL, weights, label_set.chosen(config.score_labels))
             for row, labels, score in zip(rows, labels_DL, scores, strict=True):
-                row.update(zip(LABELS, map(float, labels), strict=True))
-                row.update(tag_score=float(score), gate=find_gate(labels, config.gates))
-            write_rows(target, TAGGED_SCHEMA, rows)
+                row.update(zip(label_set.names, map(float, labels), strict=True))
+                row.update(tag_score=float(score), gate=find_gate(labels, config.gates, label_set.names))
+            write_rows(target, tagged_schema(label_set), rows)
         for row in read_rows(target, columns=("gate",)):
             gated[row["gate"]] = gated.get(row["gate"], 0) + 1
         job.progress(0.5 + 0.5 * (number + 1) / len(files), f"tagged file {number + 1} of {len(files)}")
@@ -260,6 +186,7 @@ def _report(
     student: Student,
     weights: NDArray[np.float64],
     config: QualityTaggingConfig,
+    label_set: LabelSet,
     gated: dict[str, int],
     documents: int,
 ) -> tuple[Outcome, dict[str, float]]:
@@ -267,8 +194,8 @@ def _report(
     held = [example for example in examples if example.held_out]
     features = featurise([example.text for example in held], model, config.hash_buckets, config.feature_characters)
     labels_DL = predict_labels(student, *features)
-    scores = score_labels(labels_DL, weights, SCORE_LABELS[config.score_labels])
-    spearman = _spearman_rows(held, labels_DL)
+    scores = score_labels(labels_DL, weights, label_set.chosen(config.score_labels))
+    spearman = _spearman_rows(held, labels_DL, label_set)
     # held-out documents come first in `examples`, so a parent has the same number in `held`
     pairs = [(number, example) for number, example in enumerate(held) if example.parent >= 0]
     wins = np.array([_win(scores[example.parent], scores[number]) for number, example in pairs])
@@ -281,8 +208,8 @@ def _report(
         for (_, example), win in zip(pairs, wins, strict=True)
     }
     outcome = Outcome(
-        summary=f"Tagged {documents:,} documents with {len(LABELS)} labels; held-out rank correlation with the "
-        f"annotators {mean_rho:.2f} on average, {sum(reasons.values()):,} documents fail a format gate.",
+        summary=f"Tagged {documents:,} documents with {len(label_set.names)} labels; held-out rank correlation with "
+        f"the annotators {mean_rho:.2f} on average, {sum(reasons.values()):,} documents fail a format gate.",
         counts={
             "read": documents,
             "kept": gated.get("", 0),
@@ -312,12 +239,28 @@ def _report(
                 title="Weights of the tag score",
                 table=[
                     {"label": name, "weight": round(float(weight), 3)}
-                    for name, weight in zip(LABELS[SCORE_LABELS[config.score_labels]], weights, strict=True)
+                    for name, weight in zip(
+                        label_set.names[label_set.chosen(config.score_labels)], weights, strict=True
+                    )
                 ],
             ),
+            *_open_gate_sections(config.gates, label_set),
         ],
     )
     return outcome, records
+
+
+def _open_gate_sections(gates: dict[str, int], label_set: LabelSet) -> list[Section]:
+    absent = sorted(set(gates) - set(label_set.names))
+    if not absent:
+        return []
+    return [
+        Section(
+            title="Gates without a label",
+            text="The selected dimensions lack these labels, so their gates let everything pass.",
+            table=[{"gate": name, "limit": gates[name]} for name in absent],
+        )
+    ]
 
 
 def _win(clean: float, damaged: float) -> float:
@@ -350,12 +293,12 @@ def _damage_rows(damaged: list[Example], wins: NDArray[np.float64]) -> list[dict
     return rows
 
 
-def _spearman_rows(held: list[Example], labels_DL: NDArray[np.float64]) -> list[dict[str, Any]]:
+def _spearman_rows(held: list[Example], labels_DL: NDArray[np.float64], label_set: LabelSet) -> list[dict[str, Any]]:
     targets = np.stack([example.labels for example in held])
     graded = np.array([example.graded for example in held])
     rows: list[dict[str, Any]] = []
-    for index, name in enumerate(LABELS):
-        kind = "content" if name in CONTENT_LABELS else "format"
+    for index, name in enumerate(label_set.names):
+        kind = "content" if name in label_set.content else "format"
         row = {"label": name, "kind": kind, "spearman": _spearman(targets[:, index], labels_DL[:, index])}
         if name in GRADED_LABELS and graded.sum() >= 10:
             row["graded"] = _spearman(targets[graded, index], labels_DL[graded, index])

@@ -4,7 +4,8 @@ Both retrievers scan the whole pool for all seeds at once: a batched exact scan 
 hundred thousand documents, and it forgets nothing.
 """
 
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 from numba import njit
@@ -33,7 +34,7 @@ def count_terms(texts: list[str], *, dense: bool, characters: int = PREFIX_CHARA
     pointers = [0]
     for text in texts:
         points = code_points(text[:characters].lower())
-        terms = _trigrams(points, buckets) if dense else _words(hash_units(points)[0], buckets)
+        terms = _trigrams(points, buckets) if dense else hash_words(hash_units(points)[0], buckets)
         parts.append(terms)
         pointers.append(pointers[-1] + len(terms))
     indices = np.concatenate(parts) if parts else np.empty(0, np.int32)
@@ -65,27 +66,33 @@ def bm25_weights(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 def bm25_scores(counts: sparse.csr_matrix, queries: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return BM25 scores [Q, D] of the documents `queries` as seeds against the pool."""
     weights = bm25_weights(counts)
-    terms = weights[queries]
+    return score_terms(weights[queries], weights)
+
+
+def bm25_between(queries: list[str], texts: list[str]) -> NDArray[np.float32]:
+    """Return BM25 scores [Q, D] of texts for other texts as queries."""
+    pool, asked = count_terms(texts, dense=False), count_terms(queries, dense=False)
+    rare = asked.copy()
+    rare.data = inverse_frequency(pool)[asked.indices]
+    return score_terms(rare, bm25_weights(pool))
+
+
+def score_terms(queries: sparse.csr_matrix, weights: sparse.csr_matrix) -> NDArray[np.float32]:
+    """Return the summed weights [Q, D] of the terms that weigh most in each query."""
+    number, size = _shape(queries)
     kept = [
-        (number, term)
-        for number in range(len(queries))
-        for term in _top_terms(terms.indices, terms.data, terms.indptr, number)
+        (row, term) for row in range(number) for term in _top_terms(queries.indices, queries.data, queries.indptr, row)
     ]
     rows, columns = np.array(kept, dtype=np.int64).reshape(-1, 2).T
-    query = sparse.csr_matrix(
-        (np.ones(len(kept), np.float32), (rows, columns)), shape=(len(queries), _shape(counts)[1])
-    )
-    return np.asarray((query @ weights.T).toarray(), dtype=np.float32)
+    chosen = sparse.csr_matrix((np.ones(len(kept), np.float32), (rows, columns)), shape=(number, size))
+    return np.asarray((chosen @ weights.T).toarray(), dtype=np.float32)
 
 
 def dense_vectors(counts: sparse.csr_matrix, size: int, seed: int) -> NDArray[np.float32]:
     """Return unit vectors [D, V]: TF-IDF, then a truncated singular value decomposition."""
     from sklearn.utils.extmath import randomized_svd
 
-    weights = counts.copy()
-    weights.data = np.log1p(weights.data) * inverse_frequency(counts)[counts.indices]
-    norms = np.sqrt(np.asarray(weights.multiply(weights).sum(axis=1)).ravel())
-    weights = sparse.csr_matrix(sparse.diags((1 / np.maximum(norms, 1e-9)).astype(np.float32)) @ weights)
+    weights = _weigh(counts, inverse_frequency(counts))
     size = min(size, min(_shape(weights)) - 1)
     left, values, _ = randomized_svd(weights, size, n_iter=2, random_state=seed)  # pyright: ignore[reportArgumentType]
     vectors_DV = (left * values).astype(np.float32)
@@ -93,17 +100,23 @@ def dense_vectors(counts: sparse.csr_matrix, size: int, seed: int) -> NDArray[np
 
 
 def fuse_ranks(
-    scores: list[NDArray[np.float32]], queries: NDArray[np.int64], depth: int, k: float
+    scores: list[NDArray[np.float32]],
+    queries: NDArray[np.int64],
+    depth: int,
+    k: float,
+    allowed: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Return the summed reciprocal-rank score of each document [D] over seeds and retrievers.
 
-    Each ranking gives 1 / (k + rank) to its first `depth` documents; a seed never retrieves itself.
+    Each ranking gives 1 / (k + rank) to its first `depth` documents that are `allowed`; a seed never retrieves itself.
     """
     fused_D = np.zeros(scores[0].shape[1])
     for scores_QD in scores:
         for number, query in enumerate(queries):
             row = scores_QD[number].astype(np.float64)
             row[query] = -np.inf
+            if allowed is not None:
+                row[~allowed] = -np.inf
             # a stable sort makes equal scores fall in document order, so the result does not vary
             best = np.argsort(-row, kind="stable")[:depth]
             best = best[row[best] > 0]
@@ -112,12 +125,46 @@ def fuse_ranks(
 
 
 def retrieve_from_seeds(
-    texts: list[str], queries: NDArray[np.int64], *, depth: int, k: float, vector_size: int, seed: int
+    texts: list[str],
+    queries: NDArray[np.int64],
+    *,
+    depth: int,
+    k: float,
+    vectors_DV: NDArray[np.float32],
+    allowed: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Return how strongly each document [D] is recalled by the seeds (rows of `texts`) with both retrievers."""
     lexical = bm25_scores(count_terms(texts, dense=False), queries)
-    vectors_DV = dense_vectors(count_terms(texts, dense=True), vector_size, seed)
-    return fuse_ranks([lexical, vectors_DV[queries] @ vectors_DV.T], queries, depth, k)
+    return fuse_ranks([lexical, vectors_DV[queries] @ vectors_DV.T], queries, depth, k, allowed)
+
+
+def latent_vectors(texts: list[str], size: int, seed: int) -> NDArray[np.float32]:
+    """Return unit vectors [D, V] of the openings of texts, from these texts alone."""
+    return dense_vectors(count_terms(texts, dense=True), size, seed)
+
+
+def latent_embedder(texts: Sequence[str], *, size: int, seed: int) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """Return a function that gives any texts their unit vectors in the latent space of a pool."""
+    from sklearn.utils.extmath import randomized_svd
+
+    counts = count_terms(list(texts), dense=True)
+    weights_F = inverse_frequency(counts)
+    pool = _weigh(counts, weights_F)
+    size = min(size, min(_shape(pool)) - 1)
+    _, _, right_VF = randomized_svd(pool, size, n_iter=2, random_state=seed)  # pyright: ignore[reportArgumentType]
+
+    def embed(others: Sequence[str]) -> NDArray[np.float32]:
+        vectors = np.asarray(_weigh(count_terms(list(others), dense=True), weights_F) @ right_VF.T, dtype=np.float32)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+    return embed
+
+
+def _weigh(counts: sparse.csr_matrix, weights_F: NDArray[np.float32]) -> sparse.csr_matrix:
+    weights = counts.copy()
+    weights.data = np.log1p(weights.data) * weights_F[counts.indices]
+    norms = np.sqrt(np.asarray(weights.multiply(weights).sum(axis=1)).ravel())
+    return sparse.csr_matrix(sparse.diags((1 / np.maximum(norms, 1e-9)).astype(np.float32)) @ weights)
 
 
 def _shape(matrix: sparse.csr_matrix) -> tuple[int, int]:
@@ -125,16 +172,15 @@ def _shape(matrix: sparse.csr_matrix) -> tuple[int, int]:
     return cast(tuple[int, int], matrix.shape)
 
 
-def _top_terms(
-    indices: NDArray[np.int32], data: NDArray[np.float32], pointers: NDArray[np.int32], row: int
-) -> NDArray[np.int32]:
+def _top_terms(indices: NDArray[Any], data: NDArray[Any], pointers: NDArray[Any], row: int) -> NDArray[np.int32]:
     start, end = pointers[row], pointers[row + 1]
     best = np.argsort(-data[start:end], kind="stable")[:QUERY_TERMS]
     return indices[start:end][best]
 
 
 @njit(cache=True)
-def _words(units: NDArray[np.uint64], buckets: int) -> NDArray[np.int32]:
+def hash_words(units: NDArray[np.uint64], buckets: int) -> NDArray[np.int32]:
+    """Return the bucket of every unit and of every two neighbours."""
     terms = np.empty(2 * len(units), dtype=np.int32)
     count = 0
     for index in range(len(units)):

@@ -6,6 +6,7 @@ are sorted by id first and ties end at the id.
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ from nanbeige_core.data.duplicates import (
     drop_duplicates,
     drop_same_meaning,
 )
-from nanbeige_core.data.retrieval import count_terms, dense_vectors, retrieve_from_seeds
+from nanbeige_core.data.embedding import TextEmbedding
+from nanbeige_core.data.retrieval import count_terms, dense_vectors, latent_vectors, retrieve_from_seeds
 from nanbeige_core.data.tables import read_rows, write_rows, write_shards
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
 from nanbeige_core.report.counting import count_rows
@@ -50,9 +52,15 @@ WHOLE_CHARACTERS = 8000
 """What semantic deduplication reads of a document: more than ingest makes of one."""
 
 
+class RecallError(ValueError):
+    """The seeds recall nothing, so the similarity of documents would be noise."""
+
+
 def run(job: Job) -> Outcome:
     """Write the curated documents in two tiers and every drop with its reason."""
     config: RetrievalDedupConfig = job.config
+    built = job.inputs.get("embedding")
+    embedding = TextEmbedding.load(built.path) if built else None
     rows = sorted(read_rows(job.inputs["tagged"].path / "documents", COLUMNS), key=lambda row: row["id"])
     targets = TargetIndex(read_targets(job.inputs["problems"].path), config.contamination_ngram)
     job.progress(0.1, "decontaminating")
@@ -61,7 +69,7 @@ def run(job: Job) -> Outcome:
     kept, duplicates, evidence = drop_duplicates(clean, config, job.scratch)
     dropped += duplicates
     if config.semantic_cosine:
-        kept, duplicates = drop_same_meaning(kept, embed_whole(kept, config), config)
+        kept, duplicates = drop_same_meaning(kept, embed_whole(kept, config, embedding), config)
         dropped += duplicates
     cut: list[Row] = []
     if config.paragraph_characters:
@@ -70,7 +78,7 @@ def run(job: Job) -> Outcome:
         dropped += duplicates
         write_rows(job.work / "paragraphs.parquet", PARAGRAPH_SCHEMA, cut)
     job.progress(0.6, "retrieving from seeds")
-    seeds = score_documents(kept, config)
+    seeds = score_documents(kept, config, embedding)
     assign_tiers(kept, config.hq_token_share)
     curated = ({name: row[name] for name in CURATED_SCHEMA.names} for row in kept)
     write_shards(job.work / "documents", CURATED_SCHEMA, curated, rows_per_file=ROWS_PER_FILE)
@@ -79,8 +87,12 @@ def run(job: Job) -> Outcome:
     return _report(rows, clean, kept, dropped, evidence, cut, targets, seeds, config)
 
 
-def embed_whole(rows: list[Row], config: RetrievalDedupConfig) -> NDArray[np.float32]:
+def embed_whole(
+    rows: list[Row], config: RetrievalDedupConfig, embedding: TextEmbedding | None = None
+) -> NDArray[np.float32]:
     """Return unit vectors [D, V] of whole documents, for semantic deduplication."""
+    if embedding:
+        return replace(embedding, characters=WHOLE_CHARACTERS).embed([row["text"] for row in rows])
     counts = count_terms([row["text"] for row in rows], dense=True, characters=WHOLE_CHARACTERS)
     return dense_vectors(counts, config.semantic_vector_size, config.seed)
 
@@ -107,22 +119,45 @@ def drop_gated_and_contaminated(rows: list[Row], targets: TargetIndex) -> tuple[
     return kept, dropped
 
 
-def score_documents(rows: list[Row], config: RetrievalDedupConfig) -> list[int]:
-    """Set `similarity` and `final_score` of each row in place; return the indices of the seeds."""
+def score_documents(rows: list[Row], config: RetrievalDedupConfig, embedding: TextEmbedding | None = None) -> list[int]:
+    """Set `similarity` and `final_score` of each row in place; return the indices of the seeds.
+
+    Seeds recall through BM25 and vectors: those of `embedding`, else latent ones of the pool itself. Raises
+    RecallError when the seeds may recall nothing.
+    """
     seeds = pick_seeds(rows, config.seeds_per_category)
+    texts = [row["text"] for row in rows]
     similarity = retrieve_from_seeds(
-        [row["text"] for row in rows],
+        texts,
         np.array(seeds),
         depth=config.retrieved_per_seed,
         k=config.fusion_k,
-        vector_size=config.vector_size,
-        seed=config.seed,
+        vectors_DV=embedding.embed(texts) if embedding else latent_vectors(texts, config.vector_size, config.seed),
+        allowed=_trusted(rows, config),
     )
+    if len(rows) > 1 and not similarity.any():
+        raise RecallError(
+            f"{len(seeds)} seeds recall none of {len(rows)} documents; trusted_sources is "
+            f"{list(config.trusted_sources) or 'all'}, trusted_score {config.trusted_score:g}, and the pool has the "
+            f"sources {sorted({row['source'] for row in rows})}. Trust more, or the similarity says nothing."
+        )
     tag_rank = normalise_ranks(np.array([row["tag_score"] for row in rows]))
     final = config.tag_weight * tag_rank + (1 - config.tag_weight) * normalise_ranks(similarity)
     for row, similar, score in zip(rows, similarity, final, strict=True):
         row.update(similarity=float(similar), final_score=float(score))
     return seeds
+
+
+def _trusted(rows: list[Row], config: RetrievalDedupConfig) -> NDArray[np.bool_] | None:
+    if not config.trusted_sources and not config.trusted_score:
+        return None
+    return np.array(
+        [
+            row["tag_score"] >= config.trusted_score
+            and (not config.trusted_sources or row["source"] in config.trusted_sources)
+            for row in rows
+        ]
+    )
 
 
 def pick_seeds(rows: list[Row], count: int) -> list[int]:

@@ -65,10 +65,17 @@ class OpenAIEngine:
         )
 
     def chat(
-        self, conversations: Sequence[Sequence[Message]], sampling: SamplingConfig, *, n: int, seed: int
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: SamplingConfig,
+        *,
+        n: int,
+        seed: int,
+        schema: dict[str, Any] | None = None,
     ) -> list[list[Reply]]:
         """Draw `n` answers to each conversation, several requests at a time, in order.
 
+        `schema` asks the server for answers that are JSON of that schema; whether it obeys is for the caller to check.
         Raises RuntimeError when the endpoint still fails after all retries, with its last answer.
         """
         requests = [
@@ -78,6 +85,7 @@ class OpenAIEngine:
                 "n": n,
                 "seed": seed + index,
                 **_sampling_fields(sampling),
+                **({"response_format": _json_format(schema)} if schema else {}),
             }
             for index, turns in enumerate(conversations)
         ]
@@ -155,6 +163,10 @@ class OpenAIEngine:
 
 def _finish(choice: Mapping[str, Any]) -> FinishReason:
     return "length" if choice.get("finish_reason") == "length" else "stop"
+
+
+def _json_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
 
 
 def _sampling_fields(sampling: SamplingConfig) -> dict[str, Any]:

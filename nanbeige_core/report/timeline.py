@@ -11,7 +11,16 @@ _IDLE_SECONDS = 60.0
 """A longer time in which no stage ran separates two sittings and is not drawn."""
 
 GROUPS = {
-    "Data": ("ingest", "problems", "quality_tagging", "retrieval_dedup", "tokenizer", "mixture"),
+    "Data": (
+        "ingest",
+        "problems",
+        "quality_dimensions",
+        "bilingual_embedding",
+        "quality_tagging",
+        "retrieval_dedup",
+        "tokenizer",
+        "mixture",
+    ),
     "Pretraining": ("fgwsd_warmup", "fgwsd_diverse_stable", "fgwsd_hq_stable", "fgwsd_decay"),
     "Teacher": ("teacher",),
     "SFT": ("sft_data", "cold_start_sft", "refinement", "overall_sft"),

@@ -10,8 +10,9 @@ from nanbeige_core.data import ingest, quality_tagging
 from nanbeige_core.data.annotators import CONTENT_LABELS, FORMAT_LABELS, LABELS
 from nanbeige_core.data.character_model import CharacterModel
 from nanbeige_core.data.corruptions import CORRUPTIONS
-from nanbeige_core.data.quality_tagging import OUTSCORES_COPY, SCORE_LABELS, find_gate, measure_auc, score_labels
+from nanbeige_core.data.quality_tagging import OUTSCORES_COPY, find_gate, measure_auc, score_labels
 from nanbeige_core.data.tables import read_rows
+from nanbeige_core.data.tagging.label_set import BUILT_IN
 from nanbeige_core.evals.records import read_records
 from nanbeige_core.recipe.configs.data import IngestConfig, PackagedSource, QualityTaggingConfig
 from nanbeige_core.recipe.fingerprint import identity_values
@@ -59,14 +60,14 @@ def test_the_score_is_the_weighted_content() -> None:
     labels = np.full((1, len(LABELS)), 9.0)
     labels[:, len(CONTENT_LABELS) :] = 0.0
     weights = np.full(len(CONTENT_LABELS), 1 / len(CONTENT_LABELS))
-    assert score_labels(labels, weights, SCORE_LABELS["content"]) == pytest.approx([9.0])
+    assert score_labels(labels, weights, BUILT_IN.chosen("content")) == pytest.approx([9.0])
 
 
 def test_format_labels_alone_can_make_the_score() -> None:
     labels = np.full((1, len(LABELS)), 9.0)
     labels[:, : len(CONTENT_LABELS)] = 0.0
     weights = np.full(len(FORMAT_LABELS), 1 / len(FORMAT_LABELS))
-    assert score_labels(labels, weights, SCORE_LABELS["format"]) == pytest.approx([9.0])
+    assert score_labels(labels, weights, BUILT_IN.chosen("format")) == pytest.approx([9.0])
 
 
 def test_graded_content_labels_keep_the_fingerprints_of_before() -> None:

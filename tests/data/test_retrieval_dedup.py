@@ -9,7 +9,7 @@ from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.data.decontamination import TargetIndex, human_eval_prompts
 from nanbeige_core.data.duplicates import drop_duplicates
 from nanbeige_core.data.quality_tagging import TAGGED_SCHEMA
-from nanbeige_core.data.retrieval import fuse_ranks, retrieve_from_seeds
+from nanbeige_core.data.retrieval import fuse_ranks, latent_vectors, retrieve_from_seeds
 from nanbeige_core.data.retrieval_dedup import assign_tiers, normalise_ranks, run
 from nanbeige_core.data.tables import read_rows, write_rows
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
@@ -72,7 +72,8 @@ def test_human_eval_is_a_decontamination_target() -> None:
 def test_seeds_recall_their_own_topic() -> None:
     plants = [f"the green plant grows leaf root soil {WORDS[n]}" for n in range(20)]
     stars = [f"a bright star orbits galaxy telescope night {WORDS[n + 50]}" for n in range(20)]
-    score = retrieve_from_seeds(plants + stars, np.array([0, 1]), depth=10, k=60, vector_size=8, seed=0)
+    texts = plants + stars
+    score = retrieve_from_seeds(texts, np.array([0, 1]), depth=10, k=60, vectors_DV=latent_vectors(texts, 8, 0))
     assert score[2:20].sum() > 0.95 * score.sum() - score[:2].sum()
     assert score[20:].sum() < 0.05 * score.sum()
 

@@ -117,6 +117,47 @@ class QualityTaggingConfig(IdentityConfig):
     seed: int = Field(12, ge=0, description="ours")
 
 
+class QualityDimensionsConfig(IdentityConfig):
+    """Which twenty of the candidate dimensions become labels: overlap, then held-out gain (report section 2)."""
+
+    annotator: str = Field(
+        "", description="Model served at runtime.endpoint_url that annotates; empty takes the offline measures. ours"
+    )
+    attempts: int = Field(3, ge=1, description="Times a served annotator is asked for a readable answer. ours")
+    max_new_tokens: int = Field(1200, ge=16, description="Longest answer of a served annotator. ours")
+    chunk_documents: int = Field(50, ge=1, description="Documents annotated between two commits. ours")
+    annotated_documents: int = Field(2400, ge=100, description="Documents that are annotated. ours")
+    corrupted_share: float = Field(0.4, gt=0, lt=1, description="Share of them damaged with a known severity. ours")
+    held_out_share: float = Field(0.25, gt=0, lt=0.9, description="Share that selection never sees. ours")
+    folds: int = Field(4, ge=2, description="Folds of the rest, between which candidates are compared. ours")
+    content_labels: int = Field(14, ge=1, description="Content dimensions that are kept. ours")
+    format_labels: int = Field(6, ge=1, description="Format dimensions that are kept. ours")
+    overlap_limit: float = Field(
+        0.8, gt=0, le=1, description="Rank correlation with a chosen one from which a candidate is dropped. ours"
+    )
+    seed: int = Field(16, ge=0, description="ours")
+
+
+class BilingualEmbeddingConfig(IdentityConfig):
+    """A text embedding in which a page and its translation lie together, tested before it is used (ours)."""
+
+    aligned: str = Field(
+        "libreoffice-help",
+        min_length=1,
+        description="Aligned pages: the packaged ones, or a Parquet table with key, first and second. ours",
+    )
+    documents: int = Field(5000, ge=0, description="Documents of the pool that it is fitted on as well. ours")
+    vector_size: int = Field(128, ge=2, description="Dimensions. ours")
+    hash_buckets: int = Field(32768, ge=256, description="Hashed terms. ours")
+    characters: int = Field(2000, ge=100, description="Prefix of a text that it reads. ours")
+    pair_weight: float = Field(2.0, gt=0, description="What an aligned page counts against a document. ours")
+    held_out_pages: int = Field(300, ge=10, description="Pages of the retrieval test. ours")
+    required_recall: float = Field(
+        0.8, ge=0, le=1, description="Held-out recall@10 in both directions below which it is refused. ours"
+    )
+    seed: int = Field(17, ge=0, description="Which pages are held out, and the decomposition. ours")
+
+
 class RetrievalDedupConfig(IdentityConfig):
     """Exact and near-duplicate removal, decontamination, seed retrieval, two tiers (report section 2)."""
 
@@ -152,6 +193,12 @@ class RetrievalDedupConfig(IdentityConfig):
     )
     semantic_clusters: int = added_field(
         1, ge=1, description="Only documents of one of so many clusters are compared; 1 compares all. ours"
+    )
+    trusted_sources: tuple[str, ...] = added_field(
+        (), description="Only documents of these sources are recalled by seeds; empty: of all. ours"
+    )
+    trusted_score: float = added_field(
+        0.0, ge=0, le=9, description="Only documents with this tag score or more are recalled by seeds. ours"
     )
 
 

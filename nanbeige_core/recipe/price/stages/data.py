@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import cast
 
 from nanbeige_core.recipe.configs.data import (
+    BilingualEmbeddingConfig,
     IngestConfig,
     MixtureConfig,
+    QualityDimensionsConfig,
     QualityTaggingConfig,
     RetrievalDedupConfig,
     TokenizerConfig,
@@ -18,6 +20,8 @@ from nanbeige_core.recipe.price.work import Cost, Made, Processing
 
 BYTES_PER_LABELLED_ROW = 110
 """Twenty labels, scores and provenance of a document in the tagged tables. ours: laptop run"""
+MEASURES_PER_LABEL = 4
+"""Candidate dimensions for each label that is kept, roughly. ours"""
 BYTES_PER_PIECE = Range(35, 55, 100)
 """Vocabulary and merges of one piece in tokenizer.json. ours: laptop run"""
 SIDECAR_BYTES = 40
@@ -50,6 +54,32 @@ def ingest(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
         counts={"kept": documents},
         storage_bytes=characters * assume.row_bytes.range,
     ).noting(*(f"{name} names no bound: its documents are assumed" for name in unbounded))
+
+
+def quality_dimensions(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
+    """A sample annotated with every candidate dimension."""
+    config = cast(QualityDimensionsConfig, stage.config)
+    annotated = made["corpus"].rows.at_most(config.annotated_documents)
+    cost = Cost(
+        made=Made(),
+        documents=annotated,
+        work=(Processing("annotate", annotated, assume.tagging_seconds.range * MEASURES_PER_LABEL),),
+        counts={"chosen": Range.exactly(config.content_labels + config.format_labels)},
+        storage_bytes=annotated * BYTES_PER_LABELLED_ROW * MEASURES_PER_LABEL,
+    )
+    return cost.noting(*([f"what {config.annotator} generates is not priced"] if config.annotator else []))
+
+
+def bilingual_embedding(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
+    """Terms of aligned pages and of documents, decomposed."""
+    config = cast(BilingualEmbeddingConfig, stage.config)
+    documents = made["corpus"].rows.at_most(config.documents) + config.held_out_pages
+    return Cost(
+        made=Made(),
+        documents=documents,
+        work=(Processing("embed", documents, assume.tagging_seconds.range),),
+        storage_bytes=Range.exactly(4 * config.hash_buckets * (config.vector_size + 1)),
+    )
 
 
 def quality_tagging(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
