@@ -262,6 +262,10 @@ class Store:
         """Return the local directory of the single-flight locks (not created here)."""
         return (Path(self.root) if self.is_local else self.cache) / ".locks"
 
+    def lock_path(self, stage: str, fingerprint: str) -> Path:
+        """Return the file of the single-flight lock of one key (not created here); 16 digits are enough."""
+        return self.lock_directory / f"{stage}-{fingerprint[:16]}.lock"
+
     @contextmanager
     def lock(self, stage: str, fingerprint: str) -> Generator[None]:
         """Hold the single-flight lock of one key; the kernel frees it when its holder dies.
@@ -269,7 +273,7 @@ class Store:
         Valid between processes of one host, or on a shared file system with working flock. Raises ArtifactError when
         the store cannot be written.
         """
-        lock = FileLock(self.lock_directory / f"{stage}-{fingerprint[:32]}.lock")
+        lock = FileLock(self.lock_path(stage, fingerprint))
         try:
             self.lock_directory.mkdir(parents=True, exist_ok=True)
             lock.acquire()
