@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PROFILE ?= laptop
 STORE ?= store
 
-.PHONY: run test setup lint audit plan up clean-store help
+.PHONY: run test setup lint audit fuzz plan up clean-store help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -29,7 +29,11 @@ lint: setup ## ruff, pyright and the import contracts
 audit: setup ## ask the public advisory database about every pinned package (needs a network)
 	"$(PYTHON)" -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install -q pip-audit==2.10.1
-	$(VENV)/audit/bin/pip-audit --requirement $(LOCK) --no-deps --disable-pip
+	$(VENV)/audit/bin/pip-audit --requirement $(LOCK) --no-deps --disable-pip --strict
+
+fuzz: setup ## fuzz every parser of untrusted bytes, guided by coverage, a minute each (Linux)
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/fuzz atheris==3.0.0
+	PYTHONPATH="$(CURDIR):$(VENV)/fuzz" $(BIN)/python -m tests.fuzz --seconds 60
 
 plan: setup ## show what `make run` would do
 	$(BIN)/nanbeige plan --profile $(PROFILE) --store $(STORE)

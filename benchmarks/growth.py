@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,20 +43,39 @@ def seconds(function: Callable[[], object], repeats: int = 3) -> float:
     return statistics.median(taken)
 
 
-def measure_plan(folder: Path, size: int) -> dict[str, float]:
-    """A chain of stages: load, plan against an empty store, and choose what depends on the first."""
+def wide_and_deep(size: int) -> dict[str, Any]:
+    """Return `size` stages: a third reads documents, a third tags them, a third is one chain of checkpoints."""
     source = {"type": "path", "path": "x.jsonl", "category": "web", "language": "en"}
-    stages = {f"s{n}": {"uses": "ingest", "config": {"sources": [source], "seed": n}} for n in range(size)}
-    for number in range(size // 2):
-        stages[f"t{number}"] = {"uses": "quality_tagging", "in": {"corpus": f"s{number}"}}  # type: ignore[dict-item]
+    third = max(size // 3, 2)
+    stages: dict[str, Any] = {
+        f"s{n}": {"uses": "ingest", "config": {"sources": [source], "seed": n}} for n in range(third)
+    }
+    stages |= {f"t{n}": {"uses": "quality_tagging", "in": {"corpus": f"s{n}"}} for n in range(third)}
+    stages["problems"] = {}
+    stages["curated"] = {"uses": "retrieval_dedup", "in": {"tagged": "t0", "problems": "problems"}}
+    stages["tokenizer"] = {"in": {"corpus": "curated", "problems": "problems"}}
+    stages["mixture"] = {"in": {"corpus": "curated", "problems": "problems", "tokenizer": "tokenizer"}}
+    before: dict[str, str] = {}
+    for number in range(third):
+        uses = "fgwsd_diverse_stable" if before else "fgwsd_warmup"
+        config = {"phase": uses.removeprefix("fgwsd_")}
+        stages[f"c{number}"] = {"uses": uses, "in": {"mixture": "mixture", **before}, "config": config}
+        before = {"checkpoint": f"c{number}"}
+    return stages
+
+
+def measure_plan(folder: Path, size: int) -> dict[str, float]:
+    """Load a recipe, plan it against an empty store, and choose what the end of its chain depends on."""
+    stages = wide_and_deep(size)
     path = folder / "pipelines.yaml"
     path.write_text(json.dumps({"recipe": "x", "stages": stages, "profiles": {"laptop": {"title": "x"}}}))
     recipe = load_recipe(path, profile="laptop")
+    last = f"c{len(stages) // 3 - 2}"
     store = Store(folder / "store", folder / "cache")
     return {
         "load the recipe": seconds(lambda: load_recipe(path, profile="laptop"), 1),
         "plan": seconds(lambda: make_plan(recipe, store), 1),
-        "plan --from": seconds(lambda: make_plan(recipe, store, Selection(start="s0", force=True)), 1),
+        "plan --until the end": seconds(lambda: make_plan(recipe, store, Selection(until=last, force=True)), 1),
     }
 
 
@@ -86,6 +106,8 @@ def fill_store(store: Store, size: int) -> None:
         folder = Path(store.root) / manifest.reference.address
         folder.mkdir(parents=True)
         (folder / ".artifact.json").write_text(manifest.model_dump_json())
+        store.lock_directory.mkdir(exist_ok=True)
+        store.lock_path(stage, key).touch()  # as making it leaves
 
 
 def measure_store(folder: Path, size: int) -> dict[str, float]:

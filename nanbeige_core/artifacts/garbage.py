@@ -256,10 +256,16 @@ def _locks(store: Store) -> Iterator[Garbage]:
 
 
 def _made(store: Store, item: Garbage, manifests: dict[str, Manifest]) -> float:
-    """Return when a thing was last written (Unix seconds); renames count."""
+    """Return when a thing was last written (Unix seconds); renames count.
+
+    An artifact's manifest says when by the clock of its maker, which may have been behind: the later of it and the
+    file's own time counts.
+    """
     if item.what == "artifact":
         manifest = manifests[item.key]
-        return datetime.fromisoformat(manifest.started).timestamp() + manifest.seconds
+        with store.reaching(f"looking at {item.key}"):
+            written = store.filesystem.modified(f"{item.path}/{MANIFEST_NAME}").timestamp()
+        return max(datetime.fromisoformat(manifest.started).timestamp() + manifest.seconds, written)
     if item.remote:
         with store.reaching(f"looking at {item.key}"):
             return max(store.filesystem.modified(name).timestamp() for name in store.filesystem.find(item.path))
@@ -286,7 +292,9 @@ def _lock_files(store: Store, item: Garbage) -> list[Path]:
         return [Path(item.path)]
     if item.what not in _LOCKED:
         return []
-    return sorted(store.lock_directory.glob(f"{item.key.replace('/', '-')}*.lock"))
+    stage, digits = item.key.split("/")
+    path = store.lock_path(stage, digits)
+    return [path] if path.exists() else []
 
 
 def _delete(store: Store, item: Garbage) -> None:

@@ -7,6 +7,7 @@ published (a store that died meanwhile) is published by the next run, not made a
 """
 
 import errno
+import glob
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock
 from pydantic import ValidationError
@@ -174,8 +175,11 @@ class Store:
         return {key: "its manifest cannot be read" for key in keys if key not in readable}
 
     def _manifest_files(self, stage: str) -> list[str]:
-        with self.reaching("listing artifacts"):
-            names: list[str] = self.filesystem.glob(f"{self.root}/{stage}/*/{MANIFEST_NAME}")
+        if self.is_local:  # through fsspec every file of every artifact is looked at
+            names = glob.glob(f"{glob.escape(self.root)}/{stage}/*/{MANIFEST_NAME}")
+        else:
+            with self.reaching("listing artifacts"):
+                names = cast(list[str], self.filesystem.glob(f"{self.root}/{stage}/*/{MANIFEST_NAME}"))
         return [name for name in names if "." not in name.rsplit("/", 2)[-2]]
 
     def resolve(self, text: str) -> Manifest:
@@ -262,6 +266,10 @@ class Store:
         """Return the local directory of the single-flight locks (not created here)."""
         return (Path(self.root) if self.is_local else self.cache) / ".locks"
 
+    def lock_path(self, stage: str, fingerprint: str) -> Path:
+        """Return the file of the single-flight lock of one key (not created here); 16 digits are enough."""
+        return self.lock_directory / f"{stage}-{fingerprint[:16]}.lock"
+
     @contextmanager
     def lock(self, stage: str, fingerprint: str) -> Generator[None]:
         """Hold the single-flight lock of one key; the kernel frees it when its holder dies.
@@ -269,7 +277,7 @@ class Store:
         Valid between processes of one host, or on a shared file system with working flock. Raises ArtifactError when
         the store cannot be written.
         """
-        lock = FileLock(self.lock_directory / f"{stage}-{fingerprint[:32]}.lock")
+        lock = FileLock(self.lock_path(stage, fingerprint))
         try:
             self.lock_directory.mkdir(parents=True, exist_ok=True)
             lock.acquire()

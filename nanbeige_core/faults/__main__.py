@@ -9,23 +9,32 @@ import random
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
-from nanbeige_core.faults.kinds import KINDS, MENDED, MISSED, SKIPPED, Result
+from nanbeige_core.faults.kinds import KINDS, MENDED, MISSED, SKIPPED, Kind, Result
 from nanbeige_core.faults.laboratory import Laboratory
 
-LONG_KILLS = 200
+PROGRAM = "python -m nanbeige_core.faults"
+LONG = {"worker killed": 200}
 LONG_OTHERS = 20
 
 
-def break_runs(laboratory: Laboratory, times: dict[str, int], seed: int, say: bool = True) -> list[Result]:
+def break_runs(
+    laboratory: Laboratory,
+    times: Mapping[str, int],
+    seed: int,
+    *,
+    kinds: Mapping[str, Kind] = KINDS,
+    say: bool = True,
+) -> list[Result]:
     """Break runs, each kind `times` often, over all stages in turn; return what became of each."""
     results: list[Result] = []
     for kind, count in times.items():
         for number in range(count):
             stage = laboratory.stages[number % len(laboratory.stages)]
             rng = random.Random(f"{seed}:{kind}:{number}")
-            result = Result(kind, stage, KINDS[kind](laboratory, stage, rng))
+            result = Result(kind, stage, kinds[kind](laboratory, stage, rng))
             results.append(result)
             if say:
                 print(f"{kind:20} {stage:24} {result.outcome}", file=sys.stderr, flush=True)
@@ -50,20 +59,20 @@ def fault_table(results: list[Result]) -> str:
     return "\n".join([*lines, *wrong])
 
 
-def main() -> int:
-    """Run the harness and return the exit status: 1 when anything is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m nanbeige_core.faults", description=__doc__)
+def main(kinds: Mapping[str, Kind] = KINDS, long: Mapping[str, int] = LONG, *, program: str = PROGRAM) -> int:
+    """Run the harness on `kinds`, by `--long` as often as `long` says; return 1 when anything is wrong."""
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--times", type=int, default=2, help="How often each kind.")
-    parser.add_argument("--long", action="store_true", help=f"{LONG_KILLS} kills, {LONG_OTHERS} of each other kind.")
-    parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
+    counts = ", ".join(f"{count} of {kind}" for kind, count in long.items())
+    parser.add_argument("--long", action="store_true", help=f"{counts}, {LONG_OTHERS} of each other kind.")
+    parser.add_argument("--kinds", nargs="*", choices=list(kinds), default=list(kinds))
     parser.add_argument("--until", default=None, help="Only this stage and those before it.")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    long = dict.fromkeys(KINDS, LONG_OTHERS) | {"worker killed": LONG_KILLS}
-    times = {kind: long[kind] if given.long else given.times for kind in given.kinds}
+    times = {kind: long.get(kind, LONG_OTHERS) if given.long else given.times for kind in given.kinds}
     with tempfile.TemporaryDirectory() as folder, Laboratory(Path(folder), until=given.until) as laboratory:
-        results = break_runs(laboratory, times, given.seed)
+        results = break_runs(laboratory, times, given.seed, kinds=kinds)
     if given.json:
         print(json.dumps([vars(result) for result in results], indent=1))
     else:

@@ -15,12 +15,14 @@ import fsspec
 from nanbeige_core.artifacts.manifest import MANIFEST_NAME
 from nanbeige_core.artifacts.store import CONTROL
 from nanbeige_core.errors import ArtifactError, StageError
+from nanbeige_core.faults.clock import start_with_jump
 from nanbeige_core.faults.laboratory import Laboratory, Trial, Watch
 from nanbeige_core.faults.object_storage import BUCKET, ObjectStorage, rclone
 from nanbeige_core.launch.prefork import ForkedWorker
 
 MENDED, MISSED, SKIPPED = "mended", "ended before the fault", "skipped"
-_REMEDIES = ("run the same command again", "nanbeige run --from", "nanbeige run --only", "Run the same command again")
+_TWO_DAYS = 48 * 3600.0
+REMEDIES = ("run the same command again", "nanbeige run --from", "nanbeige run --only", "Run the same command again")
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,15 @@ def _two_at_once(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
         executed = sorted(run.result().executed for run in runs)
     if executed != [False, True]:
         return f"executed {sum(executed)} times"
-    return _same(laboratory, trial)
+    return same(laboratory, trial)
+
+
+def _clock_jumps(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
+    """Let the worker's wall clock jump, by up to two days in either direction."""
+    trial = laboratory.trial(stage)
+    jump, moment = rng.uniform(-_TWO_DAYS, _TWO_DAYS), rng.uniform(0, laboratory.seconds(stage))
+    laboratory.make(trial, start=lambda file: start_with_jump(file, jump, moment))
+    return same(laboratory, trial)
 
 
 def _disk_full(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
@@ -185,6 +195,7 @@ KINDS: dict[str, Kind] = {
     "manifest damaged": _manifest_cut,
     "byte flipped": _bytes_flipped,
     "two runs at one key": _two_at_once,
+    "clock jumps": _clock_jumps,
     "disk full": _disk_full,
     "store unreachable": _store_unreachable,
 }
@@ -208,22 +219,23 @@ def _broken_then_mended(
             return "a half-made artifact is served"
     else:
         between()
-        return f"{MISSED}; {_same(laboratory, trial)}"
+        return f"{MISSED}; {same(laboratory, trial)}"
     try:
         laboratory.make(trial)
     except (StageError, ArtifactError) as error:
         return f"not gone on with: {str(error)[:400]}"
-    return problem or _same(laboratory, trial)
+    return problem or same(laboratory, trial)
 
 
 def _made_again(laboratory: Laboratory, trial: Trial) -> str:
     if laboratory.planned(trial.store, trial.stage).reference is not None:
         return "a damaged artifact is served"
     laboratory.make(trial)
-    return _same(laboratory, trial)
+    return same(laboratory, trial)
 
 
-def _same(laboratory: Laboratory, trial: Trial) -> str:
+def same(laboratory: Laboratory, trial: Trial) -> str:
+    """Return MENDED when the trial's artifact is the reference's, else in what it differs."""
     differences = laboratory.differences(trial)
     return f"another artifact: {', '.join(differences[:5])}" if differences else MENDED
 
@@ -231,6 +243,6 @@ def _same(laboratory: Laboratory, trial: Trial) -> str:
 def _message_problem(message: str, stage: str, words: str) -> str:
     if stage not in message and "the store " not in message:  # lost while planning, no stage had begun
         return f"the message does not name the stage: {message[:200]}"
-    if not any(remedy in message for remedy in _REMEDIES):
+    if not any(remedy in message for remedy in REMEDIES):
         return f"the message names no remedy: {message[:200]}"
     return "" if words in message else f"the message does not say {words!r}: {message[:200]}"

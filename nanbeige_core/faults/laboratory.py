@@ -21,7 +21,7 @@ from nanbeige_core.faults.tiny import tiny_recipe
 from nanbeige_core.launch.execute import Made, execute
 from nanbeige_core.launch.job_file import JobFile
 from nanbeige_core.launch.orders import make_order
-from nanbeige_core.launch.prefork import ForkedWorker, Prefork
+from nanbeige_core.launch.prefork import ForkedWorker, Prefork, WorkerProcess
 from nanbeige_core.recipe.load import Recipe, load_recipe
 from nanbeige_core.recipe.plan import PlannedStage, make_plan
 
@@ -40,6 +40,7 @@ TIMED = (
 _GONE_SECONDS = 10.0
 
 Act = Callable[[ForkedWorker], None]
+Start = Callable[[JobFile], WorkerProcess]
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,11 @@ class Laboratory:
         shutil.copytree(self.reference.local_path(manifest), work)
         store.publish_sealed(stage, manifest.fingerprint)
 
-    def make(self, trial: Trial, act: Act | None = None) -> Made:
-        """Make the trial's stage; `act` is given its worker, in a thread of its own. Raises what a run raises."""
+    def make(self, trial: Trial, act: Act | None = None, start: Start | None = None) -> Made:
+        """Make the trial's stage; raises what a run raises.
+
+        `act` is given its worker, in a thread of its own; `start` starts the worker, which is forked by default.
+        """
         planned = self.planned(trial.store, trial.stage)
         inputs: dict[str, ArtifactRef] = {}
         for name, upstream in planned.stage.inputs.items():
@@ -102,13 +106,13 @@ class Laboratory:
                 reference = self.make(Trial(trial.store, upstream)).manifest.reference
             inputs[name] = reference
 
-        def start(file: JobFile) -> ForkedWorker:
+        def forked(file: JobFile) -> ForkedWorker:
             worker = self._server.start(file.path, file.log)
             if act is not None:
                 threading.Thread(target=act, args=(worker,), daemon=True).start()
             return worker
 
-        return execute(make_order(planned), inputs, trial.store, start=start)
+        return execute(make_order(planned), inputs, trial.store, start=start or forked)
 
     def planned(self, store: Store, stage: str) -> PlannedStage:
         """Return what the plan says of a stage."""

@@ -65,10 +65,10 @@ def require_one_vocabulary(recipe: Recipe, references: Mapping[str, ArtifactRef 
 
     Raises RecipeError.
     """
-    for name, stage in recipe.stages.items():
+    for name in (name for name, stage in recipe.stages.items() if stage.adopted):
         tokenizer, reference = tokenizer_of(recipe, name), references.get(name)
         made = references.get(tokenizer) if tokenizer else None
-        if not stage.adopted or reference is None or made is None:
+        if reference is None or made is None:
             continue
         theirs = store.open(reference)[0].identity.get(ADOPTED, {}).get("tokenizer")
         if theirs is None:

@@ -59,10 +59,10 @@ def check_tokenizers(stages: "Mapping[str, Stage]", path: Path) -> None:
 
 def tokenizer_of(stages: "Mapping[str, Stage]", name: str) -> str | None:
     """Return the stage that made the tokenizer a stage's output is written with; None behind an adopted artifact."""
-    if name not in stages:
-        return None
-    if stages[name].spec.produces == Kind.TOKENIZER:
-        return name
-    inputs = stages[name].inputs
-    found = next((inputs[key] for key in ("tokenizer", "mixture", "checkpoint") if key in inputs), None)
-    return None if found is None else tokenizer_of(stages, found)
+    found: str | None = name
+    while found in stages:  # no recursion: a chain of stages may be longer than Python's stack
+        if stages[found].spec.produces == Kind.TOKENIZER:
+            return found
+        inputs = stages[found].inputs
+        found = next((inputs[key] for key in ("tokenizer", "mixture", "checkpoint") if key in inputs), None)
+    return None

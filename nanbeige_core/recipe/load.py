@@ -3,6 +3,7 @@
 Everything that can be known to be wrong before a stage runs is raised here, naming the place in the file.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -67,8 +68,12 @@ class Recipe:
 
     def ancestors(self, name: str) -> set[str]:
         """Return every stage that `name` depends on, directly or not."""
+        return self.ancestors_of((self.stage(name).name,))
+
+    def ancestors_of(self, names: Iterable[str]) -> set[str]:
+        """Return every stage that one of `names` depends on, directly or not; each is looked at once."""
         found: set[str] = set()
-        pending = list(self.stage(name).inputs.values())
+        pending = [upstream for name in names for upstream in self.stages[name].inputs.values()]
         while pending:
             current = pending.pop()
             if current not in found:
@@ -88,7 +93,7 @@ class Recipe:
         """Return the stages somebody reads: all but those that only adopted artifacts would have been made from."""
         read = {up for stage in self.stages.values() for up in (*stage.inputs.values(), *stage.stands_for.values())}
         last = set(self.stages) - read
-        return last.union(*(self.ancestors(name) for name in last))
+        return last | self.ancestors_of(last)
 
     def stage(self, name: str) -> Stage:
         """Return a stage by name; raise RecipeError with the nearest known name otherwise."""
@@ -297,8 +302,8 @@ def _ordered(stages: dict[str, Stage], path: Path) -> list[str]:
 
 def _without_unread(recipe: Recipe) -> Recipe:
     """Return the recipe without the `when_read` stages on which no other kind of stage depends."""
-    always = [name for name, stage in recipe.stages.items() if not stage.when_read]
-    kept = set(always).union(*(recipe.ancestors(name) for name in always))
+    always = {name for name, stage in recipe.stages.items() if not stage.when_read}
+    kept = always | recipe.ancestors_of(always)
     return replace(recipe, stages={name: stage for name, stage in recipe.stages.items() if name in kept})
 
 

@@ -11,7 +11,7 @@ from nanbeige_core.artifacts import pins
 from nanbeige_core.artifacts.garbage import Survey, collect, collecting, survey
 from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.artifacts.leases import hold_lease
-from nanbeige_core.artifacts.manifest import Manifest
+from nanbeige_core.artifacts.manifest import MANIFEST_NAME, Manifest
 from nanbeige_core.artifacts.store import Store
 from tests.artifacts.making import draft, fill_layout
 
@@ -85,13 +85,20 @@ def test_the_reason_for_keeping_is_told(store: Store) -> None:
 
 
 def test_nothing_younger_than_the_age_goes(store: Store) -> None:
-    make(store, "a", "1")
+    old = make(store, "a", "1")  # in January
+    os.utime(store.local_path(old) / MANIFEST_NAME, (1e9, 1e9))
     work = store.work_directory("b", key("2"))
     fill_layout(work, Kind.CORPUS)
-    assert gone(store, age=3600) == {"a/1111111111111111"}  # made in January; the work directory is new
+    assert gone(store, age=3600) == {"a/1111111111111111"}
     assert work.exists()
     assert gone(store) == {"b/2222222222222222"}
     assert not work.exists()
+
+
+def test_an_artifact_made_while_the_clock_was_behind_is_as_young_as_its_file(store: Store) -> None:
+    made = make(store, "a", "1")
+    assert made.started.startswith("2026-01-01")
+    assert gone(store, age=3600) == set()
 
 
 def test_half_done_work_that_the_recipe_plans_is_kept_at_any_age(store: Store) -> None:
@@ -167,7 +174,7 @@ def test_replaced_artifacts_stale_locks_and_prefects_records_go(store: Store) ->
     pins.pin(store, kept)
     found = look(store)
     assert sorted((item.what, item.key.split(".")[0]) for item in found.garbage) == [
-        ("lock", f"a-{'1' * 32}"),
+        ("lock", f"a-{'1' * 16}"),
         ("record", "a/2222222222222222"),
         ("replaced", "a/1111111111111111"),
     ]

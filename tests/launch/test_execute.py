@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nanbeige_core.artifacts.manifest import MANIFEST_NAME
 from nanbeige_core.artifacts.references import CheckpointRef
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import ArtifactError, StageError
@@ -59,6 +60,15 @@ def test_a_second_execution_finds_the_first(tmp_path: Path, store: Store) -> Non
     first = execute(ingest_order(tmp_path), {}, store)
     second = execute(ingest_order(tmp_path), {}, store)
     assert (second.executed, second.manifest.digest) == (False, first.manifest.digest)
+
+
+def test_force_makes_again_what_was_made_while_the_clock_was_ahead(tmp_path: Path, store: Store) -> None:
+    first = execute(ingest_order(tmp_path, launcher="inline"), {}, store).manifest
+    path = store.local_path(first) / MANIFEST_NAME
+    path.write_text(first.model_copy(update={"started": "2999-01-01T00:00:00+00:00"}).model_dump_json())
+    again = execute(ingest_order(tmp_path, launcher="inline", forced=True), {}, store)
+    assert again.executed
+    assert again.manifest.started < "2999"
 
 
 def test_the_report_is_part_of_the_artifact(tmp_path: Path, store: Store) -> None:

@@ -1,10 +1,12 @@
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import RecipeError
+from nanbeige_core.recipe.consistency import tokenizer_of
 from nanbeige_core.recipe.load import Recipe, load_recipe
 from nanbeige_core.recipe.plan import Selection, make_plan
 from tests.artifacts.making import seal_stage
@@ -133,3 +135,14 @@ def test_a_plan_takes_under_a_second_of_processor_time(store: Store) -> None:
     start = time.process_time()
     make_plan(recipe, store)
     assert time.process_time() - start < 1
+
+
+def test_a_chain_of_stages_may_be_longer_than_pythons_stack() -> None:
+    recipe = laptop()
+    trained = replace(recipe.stages["cold_start_sft"], inputs={"tokenizer": "tokenizer"})
+    chain = {"c0": trained}
+    chain |= {f"c{n}": replace(trained, name=f"c{n}", inputs={"checkpoint": f"c{n - 1}"}) for n in range(1, 5000)}
+    long = replace(recipe, stages={**recipe.stages, **chain})
+    assert tokenizer_of(long.stages, "c4999") == "tokenizer"
+    assert long.ancestors("c4999") >= {"c0", "c4998", "tokenizer"}
+    assert set(chain) <= long.needed()
