@@ -60,7 +60,7 @@ def check_tokenizers(stages: "Mapping[str, Stage]", path: Path) -> None:
 def tokenizer_of(stages: "Mapping[str, Stage]", name: str) -> str | None:
     """Return the stage that made the tokenizer a stage's output is written with; None behind an adopted artifact."""
     found: str | None = name
-    while found in stages:  # no recursion: a chain of stages may be longer than Python's stack
+    while found is not None and found in stages:  # no recursion: a chain of stages may be longer than Python's stack
         if stages[found].spec.produces == Kind.TOKENIZER:
             return found
         inputs = stages[found].inputs
