@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nanbeige_core.faults.laboratory import Laboratory, Trial, runs
 
 END_SECONDS = 600.0
 _GONE_SECONDS = 20.0
+_LOOK_SECONDS = 2.0
 _NOT_INHERITED = ("PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_HOME")
 
 
@@ -47,8 +48,14 @@ class Command:
         return self._output.read_text(errors="replace")
 
     def end(self) -> int:
-        """Wait for the command's end and return its status."""
-        return self.process.wait(END_SECONDS)
+        """Wait for the command's end and return its status; one that does not come is killed."""
+        deadline = time.monotonic() + END_SECONDS
+        while time.monotonic() < deadline:
+            self.look()
+            with suppress(subprocess.TimeoutExpired):
+                return self.process.wait(_LOOK_SECONDS)
+        self.process.kill()
+        return self.process.wait()
 
     def child(self, *words: str) -> psutil.Process | None:
         """Return the process the command has started whose command line has these words, None if there is none."""
