@@ -18,6 +18,7 @@ from nanbeige_core.recipe.plan import Plan, Selection, make_plan
 from nanbeige_core.report.plan_report import plan_markdown, plan_rows, plan_sentence
 from nanbeige_core.report.run_report import RunFacts, summary_markdown, write_run_report
 from tasks.publish import publish_link
+from tasks.server_gone import spared
 
 DEFAULT_STORE = "store"
 _WORKERS = 48  # more than the number of stages: a thread that waits for cores or a lock must not block another stage
@@ -124,7 +125,8 @@ def _show_plan(plan: Plan) -> None:
             log.info("%-7s %-26s %s", row["action"], row["stage"], row["why"])
     reused = [row["stage"] for row in rows if row["action"] == "HIT"]
     log.info("%s", plan_sentence(plan) + (f". Reused: {', '.join(reused)}" if reused else ""))
-    create_markdown_artifact(plan_markdown(plan), key="plan", description=plan_sentence(plan))
+    with spared("the plan"):
+        create_markdown_artifact(plan_markdown(plan), key="plan", description=plan_sentence(plan))
 
 
 def _execute(plan: Plan, store: str) -> RunResult:
@@ -143,9 +145,13 @@ def _finish(plan: Plan, result: RunResult, store: str, seconds: float) -> None:
     opened = Store(store, cache_directory(store))
     manifests = {name: opened.open(reference)[0] for name, reference in result.references.items()}
     summary = summary_markdown(plan, manifests, result.executed)
-    create_markdown_artifact(summary, key="summary", description="Every stage: before and after")
+    with spared("the summary"):
+        create_markdown_artifact(summary, key="summary", description="Every stage: before and after")
     facts = RunFacts(result.executed, seconds, result.failures, result.not_started)
     page = write_run_report(plan, manifests, opened, facts, run_id=str(flow_run.id or "local"))
     if result.executed or result.failures:  # a run of nothing has no page of its own
-        publish_link(page, key="run-report", text="The whole run on one page", description="The whole run on one page")
+        with spared("the link to the run's page"):
+            publish_link(
+                page, key="run-report", text="The whole run on one page", description="The whole run on one page"
+            )
     get_run_logger().info("report: %s", page)

@@ -9,27 +9,21 @@ imported.
 import fcntl
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
-
-import psutil
+from typing import IO
 
 from flows.parameters import ROOT
-from flows.tied import tied_command
-from nanbeige_core.errors import RecipeError
+from flows.server_process import START_SECONDS, ServerProcess, is_healthy
+from nanbeige_core.errors import RecipeError, StageError
+from tasks.server_gone import is_gone
 
 DEFAULT_PORT = 4200
-_START_SECONDS = 240
-_STOP_SECONDS = 15
+_SEND_SECONDS = 20
 _SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -37,14 +31,8 @@ _SETTINGS = {
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "240",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    "PREFECT_CLIENT_MAX_RETRIES": "6",  # two minutes in all: a server that is started again is back by then
 }
-
-
-class Server(NamedTuple):
-    """A Prefect server that was started here: the address of its API, and its process."""
-
-    url: str
-    process: "subprocess.Popen[bytes]"
 
 
 def prefect_environment(home: Path | None = None) -> Path:
@@ -59,8 +47,15 @@ def prefect_environment(home: Path | None = None) -> Path:
 def prefect_server(port: int | None = None) -> Generator[str]:
     """Yield the API URL of a running server: the configured one, one that runs in this folder, or a new one.
 
-    A server started here is stopped at the end. Raises RecipeError when it does not answer in time.
+    A server started here is stopped at the end. Raises RecipeError when it does not answer in time, and StageError
+    when the block found it gone for good.
     """
+    with _any_server(port) as url, _told_when_lost(url):
+        yield url
+
+
+@contextmanager
+def _any_server(port: int | None) -> Generator[str]:
     home = prefect_environment()
     configured = os.environ.get("PREFECT_API_URL")
     if configured:
@@ -79,7 +74,7 @@ def prefect_server(port: int | None = None) -> Generator[str]:
 
 
 @contextmanager
-def start_server(port: int | None = None) -> Generator[Server]:
+def start_server(port: int | None = None) -> Generator[ServerProcess]:
     """Start a server on loopback, yield it, and stop it.
 
     Raises RecipeError when one runs already on this folder's database, or when the port is taken.
@@ -99,46 +94,37 @@ def start_server(port: int | None = None) -> Generator[Server]:
 
 
 @contextmanager
-def _server(home: Path, port: int | None, lock: IO[str]) -> Generator[Server]:
+def _server(home: Path, port: int | None, lock: IO[str]) -> Generator[ServerProcess]:
     _write(lock, {})
-    chosen = _port(port)
-    url = f"http://127.0.0.1:{chosen}/api"
-    log_path = home / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(chosen)]
-    with log_path.open("wb") as log:
-        server = subprocess.Popen(
-            tied_command(command, "TERM", os.getpid()),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PREFECT_SERVER_UI_API_URL": url},  # its default is right on port 4200 only
-            start_new_session=True,  # Ctrl-C is for the command alone, which then stops things in order
-        )
+    server = ServerProcess(_port(port), home / "server.log")
     try:
-        _wait_until_healthy(url, chosen, server, log_path)
-        _write(lock, {"url": url, "pid": os.getpid()})
-        os.environ["PREFECT_API_URL"] = url
-        os.environ["PREFECT_UI_URL"] = f"{url.removesuffix('/api')}/v2"
-        yield Server(url, server)
+        server.wait_ready()
+        _write(lock, {"url": server.url, "pid": os.getpid()})
+        os.environ["PREFECT_API_URL"] = server.url
+        os.environ["PREFECT_UI_URL"] = f"{server.url.removesuffix('/api')}/v2"
+        yield server
     finally:
-        _flush_logs()
+        _send_queued()
         os.environ.pop("PREFECT_API_URL", None)
         os.environ.pop("PREFECT_UI_URL", None)
         _wait_for_users(home)
         _write(lock, {})
-        stop(server, signal.SIGTERM, _STOP_SECONDS)
+        server.stop()
 
 
-def stop(process: "subprocess.Popen[bytes]", first: signal.Signals, seconds: float) -> None:
-    """Send a process a signal, and kill it if it has not ended in time."""
-    if process.poll() is not None:
-        return
-    process.send_signal(first)
+@contextmanager
+def _told_when_lost(url: str) -> Generator[None]:
+    """Say in place of a client's error what became of the run and what to do."""
     try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        yield
+    except Exception as error:
+        if not is_gone(error):
+            raise
+        raise StageError(
+            f"the Prefect server at {url} does not answer ({type(error).__name__}: {error}), so this run cannot be "
+            "ended in order. What it made is in the store. Run the same command again, once a server of yours answers: "
+            "it goes on from there."
+        ) from error
 
 
 @contextmanager
@@ -170,7 +156,7 @@ def _as_user(home: Path) -> Generator[str | None]:
         try:
             yield url
         finally:
-            _flush_logs()
+            _send_queued()
             os.environ.pop("PREFECT_API_URL", None)
 
 
@@ -191,10 +177,10 @@ def _wait_for_users(home: Path) -> None:
 
 
 def _wait_for_url(home: Path) -> str | None:
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         url = _state(home).get("url")
-        if url and _healthy(url):
+        if url and is_healthy(url):
             return url
         with _lock(home / "server.lock") as free:
             if free is not None:
@@ -202,7 +188,7 @@ def _wait_for_url(home: Path) -> str | None:
         time.sleep(0.3)
     raise RecipeError(
         f"another command holds {home / 'server.lock'}, but its Prefect server did not answer within "
-        f"{_START_SECONDS} s. Stop that command, or set PREFECT_API_URL to a server of yours."
+        f"{START_SECONDS} s. Stop that command, or set PREFECT_API_URL to a server of yours."
     )
 
 
@@ -218,11 +204,16 @@ def _write(lock: IO[str], state: dict[str, str | int]) -> None:
     lock.flush()
 
 
-def _flush_logs() -> None:
-    """Send what this process still has queued for the server, before the server goes away."""
-    handlers = sys.modules.get("prefect.logging.handlers")
+def _send_queued() -> None:
+    """Send the log lines and events this process still has queued, before the server goes away.
+
+    At exit Prefect would wait for a server that is no longer there, once for each of them.
+    """
+    handlers, events = sys.modules.get("prefect.logging.handlers"), sys.modules.get("prefect.events.worker")
     if handlers is not None:
         handlers.APILogHandler().flush()
+    if events is not None:
+        events.EventsWorker.drain_all(timeout=_SEND_SECONDS)
 
 
 def _port(wanted: int | None) -> int:
@@ -251,37 +242,3 @@ def _is_free(port: int) -> bool:
         except (OSError, OverflowError):
             return False
     return True
-
-
-def _healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def _listens(pid: int, port: int) -> bool:
-    """Tell whether it is this server that answers: another program may have taken the port since it was chosen."""
-    server = psutil.Process(pid)
-    connections = [c for process in (server, *server.children()) for c in process.net_connections("tcp")]
-    return any(c.status == psutil.CONN_LISTEN and c.laddr[1] == port for c in connections if c.laddr)
-
-
-def _wait_until_healthy(url: str, port: int, server: "subprocess.Popen[bytes]", log_path: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        if _healthy(url) and _listens(server.pid, port):
-            return
-        time.sleep(0.3)
-    raise RecipeError(
-        f"the Prefect server at {url} "
-        + (f"ended with status {server.returncode}" if server.returncode is not None else "did not answer")
-        + f" within {_START_SECONDS} s. Its last log lines ({log_path}):\n{last_lines(log_path)}\n"
-        "To use a server of yours instead, set PREFECT_API_URL."
-    )
-
-
-def last_lines(path: Path, count: int = 15) -> str:
-    """Return the last lines of a log file."""
-    return "\n".join(path.read_text(errors="replace").splitlines()[-count:])

@@ -17,9 +17,10 @@ import psutil
 
 from flows.parameters import ROOT
 from flows.reports import report_server
-from flows.server import free_port, last_lines, prefect_environment, start_server, stop
+from flows.server import free_port, prefect_environment, start_server
+from flows.server_process import last_lines, stop
 from flows.tied import tied_command
-from nanbeige_core.errors import RecipeError
+from nanbeige_core.errors import StageError
 from nanbeige_core.recipe.load import load_recipe_file
 
 _RUNS_AT_ONCE = 4  # plans and cached runs need no core; stages share the core slots
@@ -29,10 +30,10 @@ _WORKER_STOP_SECONDS = 10
 
 
 def serve(*, file: Path, store: str, port: int | None, cores: int | None, say: Callable[[str], None]) -> None:
-    """Run server, worker and deployments until Ctrl-C or SIGTERM.
+    """Run server, worker and deployments until Ctrl-C or SIGTERM; a server that ends by itself is started again.
 
-    Raises RecipeError for a recipe that cannot be loaded, a taken port, a server already running on the same
-    database, and when server or worker ends by itself.
+    Raises RecipeError for a recipe that cannot be loaded, a taken port and a server already running on the same
+    database; StageError when the worker ends by itself, or the server does not come back.
     """
 
     def interrupt(number: int, frame: object) -> None:
@@ -67,12 +68,12 @@ def _serve(*, file: Path, store: str, port: int | None, cores: int | None, say: 
         for name, entry in recipe_file.schedules.items():
             say(f"Schedule {name}: {entry.cron} {entry.timezone}, {entry.sweep or entry.profile}")
         say("Ctrl-C stops; schedules stay as they are and go on with the next `up`.")
-        while worker.poll() is None and server.process.poll() is None:
+        while worker.poll() is None and server.poll() is None:
             time.sleep(_POLL_SECONDS)
-        name, ended = ("worker", worker) if worker.returncode is not None else ("server", server.process)
+        name, status = ("worker", worker.returncode) if worker.returncode is not None else ("server", server.poll())
         log = home / f"{name}.log"
-        raise RecipeError(
-            f"the Prefect {name} ended by itself with status {ended.returncode}. Start `up` again; finished stages "
+        raise StageError(
+            f"the Prefect {name} ended by itself with status {status}. Start `up` again; finished stages "
             f"are kept. Its last log lines ({log}):\n{last_lines(log)}"
         )
 

@@ -27,6 +27,7 @@ from nanbeige_core.stages import STAGES
 from tasks.hand_off import StageCall, configured
 from tasks.publish import artifact_key
 from tasks.registry import TASKS
+from tasks.server_gone import spared
 from tasks.workers import WORKERS
 
 USES = "sweep_report"
@@ -74,7 +75,8 @@ def sweep(
     opened = Store(store, cache_directory(store))
     plan = plan_sweep(Path(file), name, opened, changes)
     rows = [dict(row) for row in sweep_rows(plan)]
-    create_table_artifact(rows, key="sweep-plan", description=f"{name}: {describe_sharing(plan)}")
+    with spared("the sweep's plan"):
+        create_table_artifact(rows, key="sweep-plan", description=f"{name}: {describe_sharing(plan)}")
     get_run_logger().info("%s: %s", name, describe_sharing(plan))
     if plan_only:
         return ""
@@ -82,7 +84,8 @@ def sweep(
     reference = compare(plan, result, store=store)
     manifest, path = opened.open(reference)
     summary, text = manifest.outcome.summary, (path / SUMMARY).read_text(encoding="utf-8")
-    create_markdown_artifact(text, key=artifact_key("sweep", name), description=summary)
+    with spared("the sweep's report"):
+        create_markdown_artifact(text, key=artifact_key("sweep", name), description=summary)
     get_run_logger().info("%s: %s", reference.address, summary)
     if result.failures:
         raise ArmsFailedError(_describe_failures(plan, result, reference.address), reference.address)

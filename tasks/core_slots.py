@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
 from nanbeige_core.errors import StageInterruptedError
+from tasks.server_gone import spared
 
 CORES_LIMIT = "cores"
 """Name of the global concurrency limit that `up` creates; without it only the stages of one process share."""
@@ -55,29 +56,38 @@ class CoreSlots:
 
     @contextmanager
     def _on_server(self, count: int) -> Generator[None]:
-        limit = _server_limit()
         with ExitStack() as stack:
-            while limit:
-                self._check_open()
-                try:
-                    # a lost lease must not stop hours of training; a killed holder's slots come back with its lease
-                    stack.enter_context(
-                        concurrency(
-                            CORES_LIMIT,
-                            occupy=min(count, limit),
-                            timeout_seconds=_ASK_SECONDS,
-                            lease_duration=_LEASE_SECONDS,
-                            raise_on_lease_renewal_failure=False,
-                        )
-                    )
-                except TimeoutError:
-                    continue
-                break
+            with spared("a claim on cores"):
+                self._claim(stack, count)
             yield
+
+    def _claim(self, stack: ExitStack, count: int) -> None:
+        limit = _server_limit()
+        while limit:
+            self._check_open()
+            # a lost lease must not stop hours of training; a killed holder's slots come back with its lease
+            slots = concurrency(
+                CORES_LIMIT,
+                occupy=min(count, limit),
+                timeout_seconds=_ASK_SECONDS,
+                lease_duration=_LEASE_SECONDS,
+                raise_on_lease_renewal_failure=False,
+            )
+            try:
+                slots.__enter__()
+            except TimeoutError:
+                continue
+            stack.callback(_give_back, slots)
+            return
 
     def _check_open(self) -> None:
         if self._closed:
             raise StageInterruptedError("not started: the run was stopped. Run the same command again to go on.")
+
+
+def _give_back(slots: AbstractContextManager[None]) -> None:
+    with spared("cores given back"):
+        slots.__exit__(None, None, None)
 
 
 def _server_limit() -> int:

@@ -25,6 +25,7 @@ from nanbeige_core.errors import ArtifactError
 from nanbeige_core.launch.execute import Made, Order, execute
 from nanbeige_core.stages import STAGES
 from tasks.core_slots import CORE_SLOTS
+from tasks.server_gone import spared
 from tasks.workers import WORKERS
 
 
@@ -57,7 +58,8 @@ class StageCall(BaseModel):
             )
             progress(1.0, "done")
         logger.info("%s: %s in %.1f s", self.order.stage, made.manifest.reference.address, made.manifest.seconds)
-        publish_report(made.manifest, self.open_store())
+        with spared(f"the report of {self.order.stage}"):
+            publish_report(made.manifest, self.open_store())
         return made.manifest.reference
 
 

@@ -12,17 +12,20 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.variables import Variable
 
 from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Progress
 from nanbeige_core.report.stage_report import describe_gain
+from tasks.server_gone import spared
 
 REPORTS_VARIABLE = "nanbeige_reports"
 """Prefect variable in which `up` says where it serves a store's reports: {"root": folder, "url": address}."""
 
 _UPDATE_SECONDS = 2.0
+_AGAIN_SECONDS = 60.0
 
 
 def artifact_key(*parts: str) -> str:
@@ -31,16 +34,25 @@ def artifact_key(*parts: str) -> str:
 
 
 def start_progress(stage: str) -> Progress:
-    """Create the stage's progress artifact and return the function that moves it."""
-    identifier = create_progress_artifact(0.0, key=artifact_key("progress", stage), description=f"{stage}: starting")
-    assert isinstance(identifier, UUID)
-    last = [0.0]
+    """Create the stage's progress artifact and return the function that moves it.
+
+    A server that does not answer is asked again a minute later; the stage does not wait for it.
+    """
+    created: list[UUID] = []
+    with spared(f"the progress of {stage}"):
+        made = create_progress_artifact(0.0, key=artifact_key("progress", stage), description=f"{stage}: starting")
+        assert isinstance(made, UUID)
+        created.append(made)
+    due = [0.0]
 
     def move(fraction: float, text: str) -> None:
         now = time.monotonic()
-        if now - last[0] >= _UPDATE_SECONDS or fraction >= 1:
-            last[0] = now
-            update_progress_artifact(identifier, progress=100 * fraction, description=f"{stage}: {text}")
+        if not created or (now < due[0] and fraction < 1):
+            return
+        due[0] = now + _AGAIN_SECONDS
+        with spared(f"the progress of {stage}"), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            update_progress_artifact(created[0], progress=100 * fraction, description=f"{stage}: {text}")
+            due[0] = now + _UPDATE_SECONDS
 
     return move
 

@@ -92,7 +92,7 @@ def test_a_recipe_runs_on_a_server_with_postgresql(
         psql = ["psql", "-h", "127.0.0.1", "-p", str(database.port), "-U", "postgres", "-At", "-c", f"select {counts}"]
         counted = subprocess.run(psql, env=env, capture_output=True, text=True, check=True).stdout.strip()
         assert counted == "2|2|1"
-        running = psutil.Process(server.process.pid)
+        running = psutil.Process(server.pid)
         listening = {
             connection.laddr.ip
             for process in (running, *running.children(recursive=True))
