@@ -1,6 +1,8 @@
 """Tokens per second of one training step: this project's Trainer against transformers' Llama with torch AdamW.
 
 Both sides run in one process, alternating, one thread: `python benchmarks/pretrain_throughput.py [student|teacher]`.
+The share of the peak is the model's FLOPs (6 per weight and token, attention as if not causal) over those of a large
+matrix product in the same process. Target: at least 1.0 times transformers.
 """
 
 import statistics
@@ -15,6 +17,7 @@ from nanbeige_core.contract import Runtime
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.convert import hf_config
 from nanbeige_core.megatron.schedule import LrSchedule
+from nanbeige_core.megatron.step_metrics import flops_per_token
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
 from nanbeige_core.recipe.configs.base import ModelConfig, OptimizerConfig
@@ -28,6 +31,17 @@ def measure(step: Callable[[], object]) -> float:
     start = time.process_time()
     step()
     return ROWS * WIDTH / (time.process_time() - start)
+
+
+def matmul_peak() -> float:
+    """Return the FLOPs per CPU-second of a large fp32 matrix product."""
+    left, right = torch.randn(2, 1024, 1024)
+    seconds: list[float] = []
+    for _ in range(5):
+        start = time.process_time()
+        left @ right
+        seconds.append(time.process_time() - start)
+    return 2 * 1024**3 / statistics.median(seconds)
 
 
 def main(name: str) -> None:
@@ -57,6 +71,7 @@ def main(name: str) -> None:
         trainer.train_step([batch], make_cross_entropy(float(ROWS * WIDTH)))
 
     ours(), reference()
+    peak = matmul_peak()
     rates = [(measure(ours), measure(reference)) for _ in range(REPEATS)]
     megatron, transformers = (statistics.median(column) for column in zip(*rates, strict=True))
     parameters = sum(weight.numel() for weight in theirs.parameters())
@@ -64,6 +79,9 @@ def main(name: str) -> None:
     print(
         f"megatron {megatron:,.0f} tok/s, transformers {transformers:,.0f} tok/s, ratio {megatron / transformers:.2f}"
     )
+    flops = flops_per_token(model, vocab_size=VOCABULARY, window=WIDTH)
+    shares = f"megatron {megatron * flops / peak:.0%}, transformers {transformers * flops / peak:.0%}"
+    print(f"share of the measured matmul peak of {peak / 1e9:,.0f} GFLOP/s: {shares}")
 
 
 if __name__ == "__main__":

@@ -1,128 +1,137 @@
-"""Token-level divergences between a teacher p and a student q over the whole vocabulary.
+"""Token-level divergences between a teacher p and a student q over the whole vocabulary, and their slopes.
 
     forward_kl   sum_v p (log p - log q)                     dL/dz_j = q_j - p_j
     reverse_kl   sum_v q (log q - log p)                     dL/dz_j = q_j [(log q_j - log p_j) - L]
     jsd          b KL(p||m) + (1-b) KL(q||m), m = b p + (1-b) q      (GKD, arXiv 2306.13649)
 
-One 64K sequence of fp32 logits at a vocabulary of 166144 is 43.6 GB, so nothing of that size is kept: the
-custom function walks over the sequence in chunks, saves the logits it was given and one number per
-position, and recomputes each chunk in the backward pass. A loop of chunks under ordinary autograd would
-save nothing.
+Passes over [C, V] numbers are what costs here, so value and slope are found together, in the logits' own memory, and
+a slope that another loss has on log-softmax (the DPO term: its -softmax part) is taken along.
 
-Shapes: B sequence, S position, V vocabulary, _tp local columns of this tensor-parallel rank.
+Shapes: C positions of a chunk, V vocabulary, _tp local columns of this tensor-parallel rank.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from nanbeige_core.distill.vocabulary import VocabularyShard
+from nanbeige_core.megatron.vocab_parallel import cache_blocks
 
 DivergenceKind = Literal["forward_kl", "reverse_kl", "jsd"]
 
 
-class _Chunk(NamedTuple):
-    """One chunk's local log-probabilities; padding columns hold zeros in place of minus infinity."""
+class Pull(NamedTuple):
+    """What the gradient is of: sum_C weight * divergence - push * log-normaliser of the student's logits (C)."""
 
-    log_p: torch.Tensor
-    log_q: torch.Tensor
-    p: torch.Tensor
-    q: torch.Tensor
+    weight_C: Tensor
+    push_C: Tensor
+
+
+class Divergence(NamedTuple):
+    """The divergence at each position, and the gradient at the student's logits where a pull was given."""
+
+    value_C: Tensor
+    slope_CV_tp: Tensor | None = None
+
+
+class Measure(NamedTuple):
+    """Which divergence; `mixture` is b of the jsd, `temperature` divides both models' logits."""
+
+    kind: DivergenceKind = "forward_kl"
+    mixture: float = 0.5
+    temperature: float = 1.0
 
 
 def token_divergence(
-    student_BSV_tp: torch.Tensor,
-    teacher_BSV_tp: torch.Tensor,
+    student_CV_tp: Tensor,
+    normaliser_C: Tensor,
+    teacher_CV_tp: Tensor,
     shard: VocabularyShard,
-    *,
-    kind: DivergenceKind = "forward_kl",
-    mixture: float = 0.5,
-    temperature: float = 1.0,
-    chunk: int = 1024,
-) -> torch.Tensor:
-    """Return the divergence at each position (B, S), in fp32.
+    measure: Measure,
+    pull: Pull | None = None,
+) -> Divergence:
+    """Return the divergence of logits that `shard.widen` returned; both are overwritten, the student's by the slope.
 
-    Both logits are in the layout of `shard`; the result is the same on every tensor-parallel rank. Forward:
-    five all-reduces a chunk (two normalisers of two each, one of the value and inner product); backward:
-    none. Gradients flow into the student only. `mixture` is b of the jsd.
+    `normaliser_C` is the student's at temperature 1. The same values on every tensor-parallel rank. Collectives: the
+    teacher's log-normaliser, another of the student at a temperature other than 1, and one all-reduce of the value.
     """
-    return _TokenDivergence.apply(student_BSV_tp, teacher_BSV_tp, shard, kind, mixture, temperature, chunk)
+    if measure.temperature != 1.0:
+        return _tempered(student_CV_tp, normaliser_C, teacher_CV_tp, shard, measure, pull)
+    teacher_normaliser_C = shard.log_normaliser(teacher_CV_tp)
+    compare = _forward_kl if measure.kind == "forward_kl" else _against_mixture
+    value_C = torch.empty_like(normaliser_C)
+    # a collective per block would cost more than the cache saves
+    for rows in [slice(None)] if shard.is_split else cache_blocks(student_CV_tp):
+        log_q_CV_tp = student_CV_tp[rows].sub_(normaliser_C[rows, None])
+        log_p_CV_tp = teacher_CV_tp[rows].sub_(teacher_normaliser_C[rows, None])
+        part = Pull(*(each_C[rows, None] for each_C in pull)) if pull else None
+        value_C[rows] = compare(log_q_CV_tp, log_p_CV_tp, shard, measure, part)
+    return Divergence(value_C, student_CV_tp if pull else None)
 
 
-class _TokenDivergence(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        student_BSV_tp: torch.Tensor,
-        teacher_BSV_tp: torch.Tensor,
-        shard: VocabularyShard,
-        kind: DivergenceKind,
-        mixture: float,
-        temperature: float,
-        chunk: int,
-    ) -> torch.Tensor:
-        values, inners, norms_p, norms_q = [], [], [], []
-        for start in range(0, student_BSV_tp.shape[1], chunk):
-            z_p = shard.prepare(teacher_BSV_tp[:, start : start + chunk], temperature)
-            z_q = shard.prepare(student_BSV_tp[:, start : start + chunk], temperature)
-            norm_p, norm_q = shard.log_normaliser(z_p), shard.log_normaliser(z_q)
-            part = _distributions(z_p, z_q, norm_p, norm_q)
-            both = torch.stack([_local_value(part, kind, mixture), _weighted_slope(part, kind, mixture).sum(-1)])
-            value, inner = shard.sum(both)
-            values.append(value)
-            inners.append(inner)
-            norms_p.append(norm_p)
-            norms_q.append(norm_q)
-        saved = (torch.cat(column, 1) for column in (inners, norms_p, norms_q))
-        ctx.save_for_backward(student_BSV_tp, teacher_BSV_tp, *saved)
-        ctx.settings = (shard, kind, mixture, temperature, chunk)
-        return torch.cat(values, 1)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        student_BSV_tp, teacher_BSV_tp, inner_BS, norm_p_BS, norm_q_BS = ctx.saved_tensors
-        shard, kind, mixture, temperature, chunk = ctx.settings
-        grad_BSV_tp = torch.empty_like(student_BSV_tp)
-        for start in range(0, student_BSV_tp.shape[1], chunk):
-            span = slice(start, start + chunk)
-            z_p = shard.prepare(teacher_BSV_tp[:, span], temperature)
-            z_q = shard.prepare(student_BSV_tp[:, span], temperature)
-            part = _distributions(z_p, z_q, norm_p_BS[:, span], norm_q_BS[:, span])
-            centred = _weighted_slope(part, kind, mixture) - part.q * inner_BS[:, span].unsqueeze(-1)
-            grad_BSV_tp[:, span] = centred * (grad_outputs[0][:, span].unsqueeze(-1) / temperature)
-        return grad_BSV_tp, None, None, None, None, None, None
+def _tempered(
+    student_CV_tp: Tensor,
+    normaliser_C: Tensor,
+    teacher_CV_tp: Tensor,
+    shard: VocabularyShard,
+    measure: Measure,
+    pull: Pull | None,
+) -> Divergence:
+    pushed_CV_tp = None
+    if pull:
+        pushed_CV_tp = (student_CV_tp - normaliser_C[:, None]).exp_().mul_(pull.push_C[:, None])
+        pull = Pull(pull.weight_C / measure.temperature, torch.zeros_like(pull.push_C))
+    student_CV_tp.div_(measure.temperature)
+    found = token_divergence(
+        student_CV_tp,
+        shard.log_normaliser(student_CV_tp),
+        teacher_CV_tp.div_(measure.temperature),
+        shard,
+        measure._replace(temperature=1.0),
+        pull,
+    )
+    if found.slope_CV_tp is not None and pushed_CV_tp is not None:
+        found.slope_CV_tp.sub_(pushed_CV_tp)
+    return found
 
 
-def _distributions(z_p: torch.Tensor, z_q: torch.Tensor, norm_p_BS: torch.Tensor, norm_q_BS: torch.Tensor) -> _Chunk:
-    log_p, log_q = z_p - norm_p_BS.unsqueeze(-1), z_q - norm_q_BS.unsqueeze(-1)
-    p, q = log_p.exp(), log_q.exp()
-    padding = torch.isinf(z_p)  # a real logit is finite; 0 * inf must not become nan
-    return _Chunk(log_p.masked_fill(padding, 0.0), log_q.masked_fill(padding, 0.0), p, q)
+def _forward_kl(
+    log_q_CV_tp: Tensor, log_p_CV_tp: Tensor, shard: VocabularyShard, measure: Measure, pull: Pull | None
+) -> Tensor:
+    del measure
+    gap_CV_tp = log_p_CV_tp - log_q_CV_tp
+    p_CV_tp = log_p_CV_tp.exp_()
+    value_C = shard.sum(torch.linalg.vecdot(p_CV_tp, gap_CV_tp))
+    if pull:
+        weight_C1, push_C1 = pull
+        log_q_CV_tp.exp_().mul_(weight_C1 - push_C1).addcmul_(p_CV_tp, weight_C1, value=-1)
+    return value_C
 
 
-def _log_mixture(part: _Chunk, mixture: float) -> torch.Tensor:
-    weight = torch.tensor([mixture, 1 - mixture], dtype=part.p.dtype, device=part.p.device).log()
-    return torch.logaddexp(part.log_p + weight[0], part.log_q + weight[1])
+def _against_mixture(
+    log_q_CV_tp: Tensor, log_p_CV_tp: Tensor, shard: VocabularyShard, measure: Measure, pull: Pull | None
+) -> Tensor:
+    """Reverse KL and jsd: q_j times a bracket, less q_j times the bracket's mean under q.
 
-
-def _local_value(part: _Chunk, kind: DivergenceKind, mixture: float) -> torch.Tensor:
-    """Return this shard's share of the divergence (B, S)."""
-    if kind == "forward_kl":
-        return (part.p * (part.log_p - part.log_q)).sum(-1)
-    if kind == "reverse_kl":
-        return (part.q * (part.log_q - part.log_p)).sum(-1)
-    log_m = _log_mixture(part, mixture)
-    from_p = (part.p * (part.log_p - log_m)).sum(-1)
-    return mixture * from_p + (1 - mixture) * (part.q * (part.log_q - log_m)).sum(-1)
-
-
-def _weighted_slope(part: _Chunk, kind: DivergenceKind, mixture: float) -> torch.Tensor:
-    """Return q_j dL/dq_j up to a multiple of q_j; the gradient is this minus q_j times its sum.
-
-    The product is formed here because p/q alone overflows where the student gives almost nothing.
+    p/q itself is never formed: it overflows where the student gives almost nothing.
     """
-    if kind == "forward_kl":
-        return -part.p
-    if kind == "reverse_kl":
-        return part.q * (part.log_q - part.log_p)
-    return (1 - mixture) * part.q * (part.log_q - _log_mixture(part, mixture))
+    share = 1.0 if measure.kind == "reverse_kl" else 1 - measure.mixture
+    other_CV_tp = log_p_CV_tp if measure.kind == "reverse_kl" else _log_mixture(log_q_CV_tp, log_p_CV_tp, share)
+    bracket_CV_tp = (log_q_CV_tp - other_CV_tp).mul_(share)
+    from_p_C = torch.zeros_like(log_q_CV_tp[:, 0])
+    if measure.kind == "jsd":
+        log_apart_CV_tp = log_p_CV_tp - other_CV_tp
+        from_p_C = torch.linalg.vecdot(log_p_CV_tp.exp_(), log_apart_CV_tp).mul_(measure.mixture)
+    q_CV_tp = log_q_CV_tp.exp_()
+    from_q_C = torch.linalg.vecdot(q_CV_tp, bracket_CV_tp)
+    from_q_C, value_C = shard.sum(torch.stack([from_q_C, from_q_C + from_p_C]))
+    if pull:
+        weight_C1, push_C1 = pull
+        q_CV_tp.mul_(bracket_CV_tp.sub_(from_q_C.unsqueeze(-1)).mul_(weight_C1).sub_(push_C1))
+    return value_C
+
+
+def _log_mixture(log_q_CV_tp: Tensor, log_p_CV_tp: Tensor, share: float) -> Tensor:
+    weight = torch.tensor([share, 1 - share], dtype=log_q_CV_tp.dtype, device=log_q_CV_tp.device).log()
+    return torch.logaddexp(log_q_CV_tp + weight[0], log_p_CV_tp + weight[1])

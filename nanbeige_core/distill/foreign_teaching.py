@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from nanbeige_core.distill.pair_batches import EncodedPair
-from nanbeige_core.distill.teaching import HiddenTeacher, Lesson
+from nanbeige_core.distill.teaching import HiddenTeacher, Lesson, differentiated
 from nanbeige_core.distill.text_spans import Span, align_spans, response_region, tokenize_with_offsets
 from nanbeige_core.distill.unlike_vocabularies import Twins, gold, uld
 from nanbeige_core.distill.vocabulary import VocabularyShard
@@ -159,7 +159,7 @@ class ForeignTeaching:
             value_G = self._compare(q_GV, p_GU)
             return result_C.to(value_G.dtype).index_put((here_N[first_G],), value_G)
 
-        return Lesson(_span_chunks(numbers_T, self.config.divergence_chunk), divergence)
+        return Lesson(_span_chunks(numbers_T, self.config.divergence_chunk), differentiated(divergence))
 
     def _compare(self, q_GV: Tensor, p_GU: Tensor) -> Tensor:
         if self.config.cross_tokenizer == "uld":

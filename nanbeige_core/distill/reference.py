@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nanbeige_core.distill.label_scores import head_label_scores
 from nanbeige_core.distill.pair_batches import EncodedPair, make_pair_batches
+from nanbeige_core.distill.vocabulary import VocabularyShard
 from nanbeige_core.launch.ranks import barrier, rank
+from nanbeige_core.megatron import parallel
 from nanbeige_core.megatron.batch import Batch
-from nanbeige_core.megatron.chunked_head import HiddenLoss, HiddenOutput, chunk_spans, head_log_probs
+from nanbeige_core.megatron.chunked_head import HiddenLoss, HiddenOutput, chunk_spans
 from nanbeige_core.megatron.trainer import Trainer
 
 
@@ -89,7 +92,8 @@ def _supervised_log_probs(chunk: int, vocab_size: int) -> HiddenLoss:
         keep_BS = batch.extra["side_BS"] != 0
         hidden_TH, labels_T = output.hidden_BSH[keep_BS], batch.labels_BS[keep_BS]
         spans = chunk_spans(len(labels_T), chunk)
-        found_T = head_log_probs(hidden_TH, output.weight_VH_tp, labels_T, spans, vocab_size=vocab_size)
+        shard = VocabularyShard(vocab_size, parallel.tensor_group())
+        found_T = head_label_scores(hidden_TH, output.weight_VH_tp, labels_T, spans, shard).log_probs_T
         log_probs_BS = found_T.new_zeros(keep_BS.shape).masked_scatter(keep_BS, found_T)
         return log_probs_BS.sum(), {"log_probs": log_probs_BS}
 

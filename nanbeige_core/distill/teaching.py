@@ -14,26 +14,33 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from nanbeige_core.distill.divergence import token_divergence
+from nanbeige_core.distill.divergence import Divergence, Measure, Pull, token_divergence
 from nanbeige_core.distill.top_k import TeacherTop, sharded_top_k, top_k_tail_kl
 from nanbeige_core.distill.vocabulary import VocabularyShard
 from nanbeige_core.megatron.batch import Batch
-from nanbeige_core.megatron.chunked_head import HiddenOutput, chunk_spans
+from nanbeige_core.megatron.chunked_head import ChunkLogits, HiddenOutput, chunk_spans
 from nanbeige_core.recipe.configs.distill import DpdConfig
 
 TOP_IDS, TOP_LOG_PROBS = "teacher_ids_BSK", "teacher_log_p_BSK"
 """Names under which a batch carries cached teacher tokens."""
 
 
+class Student(NamedTuple):
+    """The student's side of a chunk: logits that `VocabularyShard.widen` returned, and their log-normaliser."""
+
+    logits_CV_tp: Tensor
+    normaliser_C: Tensor
+
+
 class Lesson(NamedTuple):
     """What the teacher has to say about one micro-batch.
 
-    `spans` cut its T supervised positions; `divergence(logits_1CV_tp, span)` gives D at each of them (C), with
-    gradient into the student's logits.
+    `spans` cut its T supervised positions; `compare(student, span, pull)` gives D at each of them (C) and the slope
+    that `pull` asks for. It may overwrite the student's logits.
     """
 
     spans: list[slice]
-    divergence: Callable[[Tensor, slice], Tensor]
+    compare: Callable[[Student, slice, Pull | None], Divergence]
 
 
 class Teaching(Protocol):
@@ -63,29 +70,26 @@ class LocalTeaching:
     def lesson(self, batch: Batch, keep_BS: Tensor) -> Lesson:
         """Run the teacher once; its logits are formed chunk by chunk beside the student's."""
         output = self.teacher.hidden(batch)
-        hidden_TH, weight_VH_tp = output.hidden_BSH[keep_BS], output.weight_VH_tp
+        hidden_TH = output.hidden_BSH[keep_BS]
+        spans = chunk_spans(len(hidden_TH), self.config.divergence_chunk)
+        teacher = ChunkLogits(hidden_TH, output.weight_VH_tp, spans)
 
-        def divergence(logits_1CV_tp: Tensor, span: slice) -> Tensor:
-            with torch.no_grad():
-                teacher_1CV_tp = (hidden_TH[span].to(weight_VH_tp.dtype) @ weight_VH_tp.t()).unsqueeze(0)
-            if self.config.teacher_top_k:
-                top = sharded_top_k(teacher_1CV_tp, self.shard, self.config.teacher_top_k)
-                return top_k_tail_kl(logits_1CV_tp, top, self.shard)[0]
-            return self._exact(logits_1CV_tp, teacher_1CV_tp)
+        def compare(student: Student, span: slice, pull: Pull | None) -> Divergence:
+            return self._exact(student, self.shard.widen(teacher(span)), pull)
 
-        return Lesson(chunk_spans(len(hidden_TH), self.config.divergence_chunk), divergence)
+        def cut(logits_1CV_tp: Tensor, span: slice) -> Tensor:
+            top = sharded_top_k(teacher(span).unsqueeze(0), self.shard, self.config.teacher_top_k)
+            return top_k_tail_kl(logits_1CV_tp, top, self.shard)[0]
 
-    def _exact(self, logits_1CV_tp: Tensor, teacher_1CV_tp: Tensor) -> Tensor:
-        value_1C = token_divergence(
-            logits_1CV_tp,
-            teacher_1CV_tp,
-            self.shard,
-            kind=self.config.divergence,
-            mixture=self.config.mixture,
-            temperature=self.config.temperature,
-        )
+        return Lesson(spans, differentiated(cut) if self.config.teacher_top_k else compare)
+
+    def _exact(self, student: Student, teacher_CV_tp: Tensor, pull: Pull | None) -> Divergence:
+        measure = Measure(self.config.divergence, self.config.mixture, self.config.temperature)
         # the gradient shrinks with 1/T^2, this keeps its size when the temperature is changed (Hinton et al. 2015)
-        return value_1C[0] * self.config.temperature**2
+        scale = self.config.temperature**2
+        pull = pull and pull._replace(weight_C=pull.weight_C * scale)
+        found = token_divergence(*student, teacher_CV_tp, self.shard, measure, pull)
+        return found._replace(value_C=found.value_C * scale)
 
 
 @dataclass(frozen=True)
@@ -103,4 +107,22 @@ class CachedTeaching:
             top = TeacherTop(ids_TK[span].unsqueeze(0), log_p_TK[span].unsqueeze(0))
             return top_k_tail_kl(logits_1CV_tp, top, self.shard)[0]
 
-        return Lesson(chunk_spans(len(ids_TK), self.config.divergence_chunk), divergence)
+        return Lesson(chunk_spans(len(ids_TK), self.config.divergence_chunk), differentiated(divergence))
+
+
+def differentiated(
+    divergence: Callable[[Tensor, slice], Tensor],
+) -> Callable[[Student, slice, Pull | None], Divergence]:
+    """Let a lesson compare by a divergence (logits_1CV_tp, span) -> D (C) that autograd differentiates."""
+
+    def compare(student: Student, span: slice, pull: Pull | None) -> Divergence:
+        if pull is None:
+            return Divergence(divergence(student.logits_CV_tp.unsqueeze(0), span))
+        with torch.enable_grad():
+            logits_CV_tp = student.logits_CV_tp.detach().requires_grad_()
+            value_C = divergence(logits_CV_tp.unsqueeze(0), span)
+        (slope_CV_tp,) = torch.autograd.grad(value_C, logits_CV_tp, pull.weight_C.to(value_C.dtype))
+        softmax_CV_tp = student.logits_CV_tp.sub_(student.normaliser_C[:, None]).exp_()
+        return Divergence(value_C.detach(), slope_CV_tp.addcmul(softmax_CV_tp, pull.push_C[:, None], value=-1))
+
+    return compare

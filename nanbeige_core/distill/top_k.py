@@ -33,7 +33,7 @@ def sharded_top_k(teacher_BSV_tp: torch.Tensor, shard: VocabularyShard, k: int) 
 
     Collectives: the normaliser's two all-reduces and, with a split vocabulary, two all-gathers of (B, S, k).
     """
-    z_BSV_tp = shard.prepare(teacher_BSV_tp.detach(), 1.0)
+    z_BSV_tp = shard.prepare(teacher_BSV_tp.detach())
     norm_BS = shard.log_normaliser(z_BSV_tp)
     values_BSK, local_BSK = z_BSV_tp.topk(min(k, z_BSV_tp.shape[-1]), -1)
     ids_BSK = local_BSK + shard.offset(z_BSV_tp.shape[-1])
@@ -66,9 +66,9 @@ class _TopKTail(torch.autograd.Function):
     ) -> torch.Tensor:
         selected, norms = [], []
         for start in range(0, student_BSV_tp.shape[1], chunk):
-            z = shard.prepare(student_BSV_tp[:, start : start + chunk], 1.0)
+            z = shard.prepare(student_BSV_tp[:, start : start + chunk])
             norm = shard.log_normaliser(z)
-            column, owned = _own_columns(ids_BSK[:, start : start + chunk], z.shape[-1], shard)
+            column, owned = shard.own_columns(ids_BSK[:, start : start + chunk], z.shape[-1])
             local = (z.gather(-1, column) - norm.unsqueeze(-1)).masked_fill(~owned, 0.0)
             selected.append(shard.sum(local))
             norms.append(norm)
@@ -91,9 +91,9 @@ class _TopKTail(torch.autograd.Function):
         grad_BSV_tp = torch.empty_like(student_BSV_tp)
         for start in range(0, student_BSV_tp.shape[1], chunk):
             span = slice(start, start + chunk)
-            z = shard.prepare(student_BSV_tp[:, span], 1.0)
+            z = shard.prepare(student_BSV_tp[:, span])
             grad = (z - norm_BS[:, span].unsqueeze(-1)).exp() * everywhere_BS[:, span].unsqueeze(-1)
-            column, owned = _own_columns(ids_BSK[:, span], z.shape[-1], shard)
+            column, owned = shard.own_columns(ids_BSK[:, span], z.shape[-1])
             grad.scatter_add_(-1, column, inside_BSK[:, span].masked_fill(~owned, 0.0))
             grad_BSV_tp[:, span] = grad * grad_outputs[0][:, span].unsqueeze(-1)
         return grad_BSV_tp, None, None, None, None
@@ -101,13 +101,6 @@ class _TopKTail(torch.autograd.Function):
 
 def _mass(log_BSK: torch.Tensor) -> torch.Tensor:
     return log_BSK.exp().sum(-1).clamp(max=LARGEST_MASS)
-
-
-def _own_columns(ids_BSK: torch.Tensor, width: int, shard: VocabularyShard) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each id's local column (any column where another rank owns it) and whether this rank owns it."""
-    local = ids_BSK - shard.offset(width)
-    owned = (local >= 0) & (local < width)
-    return local.clamp(0, width - 1), owned
 
 
 def _gather(local_BSK: torch.Tensor, shard: VocabularyShard) -> torch.Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from nanbeige_core.megatron.vocab_parallel import MASKED, cache_blocks
+
 
 @dataclass(frozen=True)
 class VocabularyShard:
@@ -39,17 +41,30 @@ class VocabularyShard:
             dist.all_reduce(partial, op=dist.ReduceOp.SUM, group=self.group)
         return partial
 
-    def prepare(self, logits_BSV_tp: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Return a full-precision copy divided by `temperature`, with padding at minus infinity."""
-        precision = torch.promote_types(logits_BSV_tp.dtype, torch.float32)
-        scaled_BSV_tp = logits_BSV_tp.to(precision) / temperature
-        real_V_tp = self.real_columns(logits_BSV_tp.shape[-1], logits_BSV_tp.device)
-        return scaled_BSV_tp.masked_fill(~real_V_tp, -torch.inf)
+    def own_columns(self, ids: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return each id's column on this rank (any column where another rank holds it), and whether it is here."""
+        local = ids - self.offset(width)
+        return local.clamp(0, width - 1), (local >= 0) & (local < width)
 
-    def log_normaliser(self, prepared_BSV_tp: torch.Tensor) -> torch.Tensor:
+    def prepare(self, logits_BSV_tp: torch.Tensor) -> torch.Tensor:
+        """Return a full-precision copy with padding at minus infinity."""
+        precision = torch.promote_types(logits_BSV_tp.dtype, torch.float32)
+        real_V_tp = self.real_columns(logits_BSV_tp.shape[-1], logits_BSV_tp.device)
+        return logits_BSV_tp.to(precision).masked_fill(~real_V_tp, -torch.inf)
+
+    def widen(self, logits_CV_tp: torch.Tensor) -> torch.Tensor:
+        """Return the logits in full precision with padding at MASKED; overwrites them where they are that precise."""
+        wide_CV_tp = logits_CV_tp.to(torch.promote_types(logits_CV_tp.dtype, torch.float32))
+        wide_CV_tp[:, max(0, self.vocab_size - self.offset(wide_CV_tp.size(-1))) :] = MASKED
+        return wide_CV_tp
+
+    def log_normaliser(self, wide_BSV_tp: torch.Tensor) -> torch.Tensor:
         """Return log sum exp over the whole vocabulary (B, S): two all-reduces, outside autograd."""
-        highest_BS = prepared_BSV_tp.amax(-1)
+        wide_CV_tp = wide_BSV_tp.flatten(0, -2)
+        highest_C = wide_CV_tp.amax(-1)
         if self.is_split:
-            dist.all_reduce(highest_BS, op=dist.ReduceOp.MAX, group=self.group)
-        total_BS = (prepared_BSV_tp - highest_BS.unsqueeze(-1)).exp().sum(-1)
-        return highest_BS + self.sum(total_BS).log()
+            dist.all_reduce(highest_C, op=dist.ReduceOp.MAX, group=self.group)
+        total_C = torch.empty_like(highest_C)
+        for rows in cache_blocks(wide_CV_tp):
+            total_C[rows] = (wide_CV_tp[rows] - highest_C[rows, None]).exp_().sum(-1)
+        return self.sum(total_C).log_().add_(highest_C).view(wide_BSV_tp.shape[:-1])

@@ -1,9 +1,9 @@
 """The output layer and a loss on its logits, a few positions at a time: full logits never exist.
 
 One 64K sequence of fp32 logits at a vocabulary of 166144 is 43.6 GB. The custom function multiplies a chunk of hidden
-states with the output matrix, calls the loss on that chunk's logits, and takes the gradient at once: what stays is the
-gradient of the hidden states and of the output matrix. A loop of chunks under ordinary autograd would keep every
-chunk's logits until the backward pass and save nothing.
+states with the output matrix and asks the loss for its value and its slope at once: what stays is the gradient of the
+hidden states and of the output matrix (as in Liger's fused linear losses, arXiv 2410.10989). A loop of chunks under
+ordinary autograd would keep every chunk's logits until the backward pass and save nothing.
 
 Legend: B sequence, S position, T positions in a row, C positions of a chunk, H hidden, V vocabulary, _tp local shard.
 """
@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nanbeige_core.megatron.batch import Batch
-from nanbeige_core.megatron.vocab_parallel import vocab_parallel_log_probs
 
 
 class HiddenOutput(NamedTuple):
@@ -35,8 +34,19 @@ class HiddenLoss:
     """(output, batch) -> (this micro-batch's contribution to the global loss, metrics to sum)."""
 
 
-ChunkLoss = Callable[[Tensor, slice], Tensor]
-"""(logits_1CV_tp, which of the T positions) -> this chunk's part of a sum; it may note values for itself."""
+class ChunkPart(NamedTuple):
+    """A chunk's part of the sum, and its gradient at the chunk's logits where one is wanted."""
+
+    value: Tensor
+    slope_CV_tp: Tensor | None = None
+
+
+ChunkLoss = Callable[[Tensor, slice, bool], ChunkPart]
+"""(logits_CV_tp, which of the T positions, whether a slope is wanted) -> its part.
+
+Called once per chunk, outside autograd. The logits are the loss's own: it may overwrite them and return their memory
+as the slope. It may note values for itself.
+"""
 
 
 def chunk_spans(positions: int, chunk: int) -> list[slice]:
@@ -44,12 +54,30 @@ def chunk_spans(positions: int, chunk: int) -> list[slice]:
     return [slice(start, min(start + chunk, positions)) for start in range(0, positions, chunk)]
 
 
+class ChunkLogits:
+    """Multiplies chunks of hidden states with an output matrix, always into the same memory."""
+
+    def __init__(self, hidden_TH: Tensor, weight_VH_tp: Tensor, spans: Sequence[slice]) -> None:
+        self._hidden_TH, self._weight_VH_tp = hidden_TH, weight_VH_tp
+        longest = max((span.stop - span.start for span in spans), default=0)
+        self._logits_CV_tp = weight_VH_tp.new_empty(longest, len(weight_VH_tp))
+
+    def hidden(self, span: slice) -> Tensor:
+        """Return the chunk's hidden states as the matrix product takes them (C, H)."""
+        return self._hidden_TH[span].to(self._weight_VH_tp.dtype)
+
+    @torch.no_grad()
+    def __call__(self, span: slice) -> Tensor:
+        """Return the chunk's logits (C, V_tp); the next call overwrites them."""
+        logits_CV_tp = self._logits_CV_tp[: span.stop - span.start]
+        return torch.mm(self.hidden(span), self._weight_VH_tp.t(), out=logits_CV_tp)
+
+
 def chunked_head(hidden_TH: Tensor, weight_VH_tp: Tensor, spans: Sequence[slice], loss: ChunkLoss) -> Tensor:
     """Return the sum of `loss` over all chunks of logits; one chunk's logits live at a time.
 
-    `spans` cover the positions in order. The gradient is computed in the forward pass, so `loss` is called once per
-    chunk. Collectives: those of `loss`; the caller sums the hidden states' gradient over tensor-parallel ranks (as
-    the inputs of `forward_hidden` do).
+    `spans` cover the positions in order. The gradient is computed in the forward pass. Collectives: those of `loss`;
+    the caller sums the hidden states' gradient over tensor-parallel ranks (as the inputs of `forward_hidden` do).
     """
     wanted = torch.is_grad_enabled() and (hidden_TH.requires_grad or weight_VH_tp.requires_grad)
     return cast(Tensor, _ChunkedHead.apply(hidden_TH, weight_VH_tp, tuple(spans), loss, wanted))
@@ -61,24 +89,23 @@ class _ChunkedHead(torch.autograd.Function):
         ctx: Any, hidden_TH: Tensor, weight_VH_tp: Tensor, spans: tuple[slice, ...], loss: ChunkLoss, wanted: bool
     ) -> Tensor:
         total = torch.zeros((), dtype=torch.promote_types(hidden_TH.dtype, torch.float32), device=hidden_TH.device)
+        logits = ChunkLogits(hidden_TH, weight_VH_tp, spans)
         if not wanted:
             for span in spans:
-                total += loss((hidden_TH[span].to(weight_VH_tp.dtype) @ weight_VH_tp.t()).unsqueeze(0), span)
+                total += loss(logits(span), span, False).value
             return total
         grad_TH = torch.zeros_like(hidden_TH)
         grad_VH_tp = torch.zeros_like(weight_VH_tp, dtype=total.dtype)
         for span in spans:
-            hidden_CH = hidden_TH[span].to(weight_VH_tp.dtype)
-            logits_1CV_tp = (hidden_CH @ weight_VH_tp.t()).unsqueeze(0).requires_grad_()
-            with torch.enable_grad():
-                part = loss(logits_1CV_tp, span)
-            (slope_1CV_tp,) = torch.autograd.grad(part, logits_1CV_tp)
-            grad_TH[span] = slope_1CV_tp[0] @ weight_VH_tp
+            value, slope_CV_tp = loss(logits(span), span, True)
+            assert slope_CV_tp is not None, "a chunk's loss was asked for a slope and gave none"
+            slope_CV_tp = slope_CV_tp.to(weight_VH_tp.dtype)
+            grad_TH[span] = slope_CV_tp @ weight_VH_tp
             if grad_VH_tp.dtype == weight_VH_tp.dtype:
-                grad_VH_tp.addmm_(slope_1CV_tp[0].t(), hidden_CH)
+                grad_VH_tp.addmm_(slope_CV_tp.t(), logits.hidden(span))
             else:
-                grad_VH_tp += slope_1CV_tp[0].t() @ hidden_CH
-            total += part.detach()
+                grad_VH_tp += slope_CV_tp.t() @ logits.hidden(span)
+            total += value
         ctx.save_for_backward(grad_TH, grad_VH_tp.to(weight_VH_tp.dtype))
         return total
 
@@ -87,20 +114,8 @@ class _ChunkedHead(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the wrapper hides the argument's name
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
-        grad_TH, grad_VH_tp = ctx.saved_tensors
-        return grad_TH * grad_outputs[0], grad_VH_tp * grad_outputs[0], None, None, None
-
-
-@torch.no_grad()
-def head_log_probs(
-    hidden_TH: Tensor, weight_VH_tp: Tensor, labels_T: Tensor, spans: Sequence[slice], *, vocab_size: int
-) -> Tensor:
-    """Return the fp32 log-probability of each label (T), without gradient; collectives of each chunk's log-softmax."""
-    found_T = torch.zeros(len(labels_T), dtype=torch.promote_types(hidden_TH.dtype, torch.float32)).to(hidden_TH.device)
-
-    def keep(logits_1CV_tp: Tensor, span: slice) -> Tensor:
-        found_T[span] = vocab_parallel_log_probs(logits_1CV_tp, labels_T[span].unsqueeze(0), vocab_size)[0]
-        return found_T.new_zeros(())
-
-    chunked_head(hidden_TH, weight_VH_tp, spans, keep)
-    return found_T
+        # in place, for a second copy of the output matrix's gradient would be the step's largest tensor; autograd
+        # sees the change and refuses a second backward pass through a kept graph
+        (scale,) = grad_outputs
+        grads = ctx.saved_tensors if scale == 1 else tuple(grad.mul_(scale) for grad in ctx.saved_tensors)
+        return *grads, None, None, None

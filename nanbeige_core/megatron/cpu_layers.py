@@ -1,6 +1,9 @@
 """The parts of a decoder layer that Transformer Engine supplies on a GPU, in plain torch.
 
-Legend: S position, B sequence, T packed tokens (B * S), H query heads, G key/value heads, D head width.
+Gated activation and rotary embedding have their gradient written out: autograd would concatenate and negate whole
+tensors for what are two halves of one.
+
+Legend: S position, B sequence, T packed tokens (B * S), H query heads, G key/value heads, D head width, F feed-forward.
 """
 
 from typing import Any, cast
@@ -83,3 +86,80 @@ class CPURMSNorm(torch.nn.RMSNorm):
         del ignored
         super().__init__(hidden_size, eps)
         cast(Any, self.weight).sequence_parallel = config.sequence_parallel
+
+
+class SwiGLU(torch.nn.Module):
+    """silu(first half) times second half of the last axis, [..., 2F] to [..., F]."""
+
+    def __init__(self, config: Any) -> None:
+        del config
+        super().__init__()
+
+    def forward(self, gate_up: Tensor) -> Tensor:
+        """Return the gated activation; no collectives."""
+        return cast(Tensor, _SwiGLU.apply(gate_up))
+
+    def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return nothing: an activation has no weights."""
+        del args, kwargs
+        return {}
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        (gate_up,) = args
+        gate, up = gate_up.chunk(2, dim=-1)
+        activated = functional.silu(gate)
+        ctx.save_for_backward(gate_up, activated)
+        return activated * up
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Tensor:
+        gate_up, activated = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        grad = torch.empty_like(gate_up)
+        grad_gate, grad_up = grad.chunk(2, dim=-1)
+        torch.mul(grad_outputs[0], activated, out=grad_up)
+        torch.mul(grad_outputs[0], up, out=grad_gate)
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
+        return grad
+
+
+def rotate(
+    t: Tensor,
+    freqs: Tensor,
+    rotary_interleaved: bool = False,
+    multi_latent_attention: bool = False,
+    mscale: float = 1.0,
+) -> Tensor:
+    """Apply the rotary embedding in place of Megatron's `_apply_rotary_pos_emb_bshd`, over whole heads in halves.
+
+    `t` is [S, ..., D] and `freqs` [S, 1, 1, D] with equal halves.
+    """
+    other = rotary_interleaved or multi_latent_attention or freqs.size(-1) != t.size(-1)
+    assert not other, "the Llama form of RoPE was expected"
+    half = freqs[..., : freqs.size(-1) // 2]
+    return cast(Tensor, _Rotate.apply(t, (half.cos() * mscale).to(t.dtype), (half.sin() * mscale).to(t.dtype)))
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        t, cos, sin = args
+        ctx.save_for_backward(cos, sin)
+        return _turned(t, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turned(grad_outputs[0], cos, -sin), None, None
+
+
+def _turned(t: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = t.chunk(2, dim=-1)
+    turned = torch.empty_like(t, memory_format=torch.contiguous_format)
+    turned_first, turned_second = turned.chunk(2, dim=-1)
+    torch.mul(first, cos, out=turned_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=turned_second).addcmul_(first, sin)
+    return turned

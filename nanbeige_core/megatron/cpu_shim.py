@@ -181,15 +181,18 @@ def _patch_tensor_methods() -> None:
 
 
 def _patch_megatron() -> None:
+    import megatron.core.models.common.embeddings.rope_utils as rope_utils
     import megatron.core.optimizer as optimizer
     import megatron.core.optimizer.distrib_optimizer as distributed
     import megatron.core.tensor_parallel.random as random
 
     from nanbeige_core.megatron.adam import GroupStepAdam
+    from nanbeige_core.megatron.cpu_layers import rotate
 
     names: list[tuple[types.ModuleType, str, Any]] = [
         (random, "_get_cuda_rng_state", lambda *args, **kwargs: torch.get_rng_state()),
         (random, "_set_cuda_rng_state", lambda state, *args, **kwargs: torch.set_rng_state(state)),
+        (rope_utils, "_apply_rotary_pos_emb_bshd", rotate),
         (optimizer, "Adam", GroupStepAdam),
         (optimizer, "USING_PYTORCH_OPTIMIZER", False),
         (distributed, "Adam", GroupStepAdam),

@@ -89,6 +89,7 @@ def config_flags() -> dict[str, Any]:
         "gradient_accumulation_fusion": False,
         "masked_softmax_fusion": fused,
         "bias_activation_fusion": False,
+        "use_te_activation_func": not on_cuda(),  # "a module of the layer spec computes it": `cpu_layers.SwiGLU`
         "bias_dropout_fusion": False,
         "persist_layer_norm": fused,
         "apply_rope_fusion": fused,
@@ -114,12 +115,14 @@ def layer_spec(config: Any, vp_stage: int | None = None) -> Any:
 
         fused, fused_norm = get_gpt_layer_with_transformer_engine_spec(), cast(Any, TENorm)
         return TransformerBlockSubmodules(layer_specs=[fused] * count, layer_norm=fused_norm)
-    from nanbeige_core.megatron.cpu_layers import CPURMSNorm, SDPACoreAttention
+    from nanbeige_core.megatron.cpu_layers import CPURMSNorm, SDPACoreAttention, SwiGLU
 
     local: Any = get_gpt_layer_local_spec(normalization="RMSNorm")
     local.submodules.input_layernorm = CPURMSNorm
     local.submodules.pre_mlp_layernorm = CPURMSNorm
     local.submodules.self_attention.submodules.core_attention = SDPACoreAttention
+    if config.use_te_activation_func:
+        local.submodules.mlp.submodules.activation_func = SwiGLU
     return TransformerBlockSubmodules(layer_specs=[local] * count, layer_norm=cast(Any, CPURMSNorm))
 
 
@@ -129,6 +132,7 @@ def differences() -> list[dict[str, str]]:
         ("collectives", "gloo", "NCCL", "torch.distributed backend"),
         ("layer spec", "local spec", "Transformer Engine spec", "same checkpoint keys"),
         ("attention", "torch SDPA, one call per packed segment", "TE fused, thd packing", "same mask"),
+        ("SwiGLU, RoPE", "own gradient, no concatenation", "Megatron's, RoPE fused", "same formula"),
         ("norm", "torch.nn.RMSNorm", "TE fused into the next linear", "same formula, same epsilon"),
         ("optimizer kernel", "GroupStepAdam (torch fused CPU AdamW)", "TE FusedAdam", "step in the parameter group"),
         ("jit fusion", "off", "torch.compile of small kernels", "no C++ compile in every process"),

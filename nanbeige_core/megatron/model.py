@@ -138,7 +138,24 @@ def _build(config: Any, model: ModelConfig, vocab_size: int, runtime: Runtime, *
         parallel_output=True,
         vp_stage=chunk,
     ).to(device.device())
+    if gpt.post_process and not config.sequence_parallel:
+        _multiply_batch_first(gpt.output_layer)
     return Float16Module(config, gpt) if model.dtype == "bfloat16" else gpt
+
+
+def _multiply_batch_first(output_layer: Any) -> None:
+    """Turn hidden states from [S, B] to [B, S], for GPTModel would turn, and copy, logits and their gradient."""
+
+    def before(layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        del layer
+        return inputs[0].transpose(0, 1).contiguous(), *inputs[1:]
+
+    def after(layer: Any, inputs: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+        del layer, inputs
+        return output[0].transpose(0, 1), output[1]
+
+    output_layer.register_forward_pre_hook(before)
+    output_layer.register_forward_hook(after)
 
 
 def iterate_shards(model: Any) -> Iterator[Any]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 
 from nanbeige_core.megatron.model import Chunks
+from nanbeige_core.megatron.optimizer_state import save_without_gathering
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.recipe.configs.base import ModelConfig, OptimizerConfig
 
@@ -60,5 +61,6 @@ def build_optimizer(chunks: Chunks, model: ModelConfig, config: OptimizerConfig,
         wrapped,  # type: ignore[arg-type]
         config_overrides={ParamKey(name=names): {"wd_mult": 0.0}},  # type: ignore[arg-type,dict-item]
     )
+    save_without_gathering(built)
     shared.finalize_model_grads_func = finalize_model_grads
     return Trainable(Chunks(wrapped), built)

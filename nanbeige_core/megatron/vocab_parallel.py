@@ -19,6 +19,9 @@ from nanbeige_core.megatron.batch import Batch
 MASKED = -1e30
 """Log-probability given to padded columns: finite, so that 0 * MASKED stays 0."""
 
+CACHE_BYTES = 4 << 20
+"""Logits that a CPU goes over several times before it takes the next."""
+
 LossFn = Callable[[Tensor, Batch], tuple[Tensor, dict[str, Tensor]]]
 """(logits_BSV_tp, batch) -> (this micro-batch's contribution to the global loss, metrics to sum)."""
 
@@ -46,6 +49,21 @@ def _log_softmax(logits_BSV_tp: Tensor, vocab_size: int) -> Tensor:
     sum_BS1 = z_BSV_tp.exp().sum(-1, keepdim=True)
     dist.all_reduce(sum_BS1, group=group)
     return z_BSV_tp - sum_BS1.log()
+
+
+def cache_blocks(logits_CV_tp: Tensor) -> list[slice]:
+    """Cut rows into blocks for several elementwise passes each: what a CPU's cache holds; on a device, all."""
+    rows, columns = logits_CV_tp.shape
+    fitting = CACHE_BYTES // (columns * logits_CV_tp.element_size()) if logits_CV_tp.is_cpu else rows
+    return [slice(start, start + max(1, fitting)) for start in range(0, rows, max(1, fitting))]
+
+
+def _scaled_exp(log_BSV_tp: Tensor, scale_BS1: Tensor) -> Tensor:
+    log_CV_tp, scale_C1 = log_BSV_tp.flatten(0, -2), scale_BS1.flatten(0, -2)
+    result_CV_tp = torch.empty_like(log_CV_tp)
+    for rows in cache_blocks(log_CV_tp):
+        torch.exp(log_CV_tp[rows], out=result_CV_tp[rows]).mul_(scale_C1[rows])
+    return result_CV_tp.view(log_BSV_tp.shape)
 
 
 class _VocabParallelLogSoftmax(torch.autograd.Function):
@@ -91,7 +109,7 @@ class _VocabParallelLogProbs(torch.autograd.Function):
         # d logp / d z_j = 1[j = label] - q_j: each shard needs only its own columns
         logq_BSV_tp, local_BS, mine_BS = ctx.saved_tensors
         grad_BS1 = cast(Tensor, grad_outputs[0]).unsqueeze(-1)
-        grad_BSV_tp = logq_BSV_tp.exp().mul_(-grad_BS1)
+        grad_BSV_tp = _scaled_exp(logq_BSV_tp, -grad_BS1)
         grad_BSV_tp.scatter_add_(-1, local_BS.unsqueeze(-1), grad_BS1 * mine_BS.unsqueeze(-1))
         return grad_BSV_tp.to(ctx.dtype), None, None
 

@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 
-from nanbeige_core.distill.divergence import token_divergence
 from nanbeige_core.distill.top_k import sharded_top_k, top_k_tail_kl
 from nanbeige_core.distill.vocabulary import VocabularyShard
+from nanbeige_core.megatron import vocab_parallel
+from tests.distill.differentiable import divergence
 
 V = 11
 SHARD = VocabularyShard(V)
@@ -30,14 +31,14 @@ def naive(z_q: torch.Tensor, z_p: torch.Tensor, kind: str, mixture: float = 0.5)
 def test_forward_kl_of_two_tokens_by_hand():
     z_p, z_q = torch.tensor([[[math.log(3.0), 0.0]]]), torch.zeros(1, 1, 2)
     expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    assert token_divergence(z_q, z_p, VocabularyShard(2)).item() == pytest.approx(expected, abs=1e-6)
+    assert divergence(z_q, z_p, VocabularyShard(2)).item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_value_and_gradient_equal_the_naive_full_computation(kind):
     ours, theirs = (logits(1, 2, 5, V).requires_grad_() for _ in range(2))
     teacher, weight = logits(2, 2, 5, V), logits(3, 2, 5)
-    value = token_divergence(ours, teacher, SHARD, kind=kind, mixture=0.3, chunk=2)
+    value = divergence(ours, teacher, SHARD, kind=kind, mixture=0.3)
     expected = naive(theirs, teacher, kind, 0.3)
     (value * weight).sum().backward()
     (expected * weight).sum().backward()
@@ -49,15 +50,13 @@ def test_value_and_gradient_equal_the_naive_full_computation(kind):
 def test_gradcheck(kind):
     teacher = logits(4, 1, 3, V)
     student = logits(5, 1, 3, V).requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda z: token_divergence(z, teacher, SHARD, kind=kind, temperature=1.7, chunk=2), (student,)
-    )
+    assert torch.autograd.gradcheck(lambda z: divergence(z, teacher, SHARD, kind=kind, temperature=1.7), (student,))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_teacher_equal_to_student_gives_zero_loss_and_zero_gradient(kind):
     student = logits(6, 1, 4, V).requires_grad_()
-    value = token_divergence(student, student.detach().clone(), SHARD, kind=kind)
+    value = divergence(student, student.detach().clone(), SHARD, kind=kind)
     value.sum().backward()
     assert value.abs().max() < 1e-14
     assert student.grad is not None
@@ -65,17 +64,21 @@ def test_teacher_equal_to_student_gives_zero_loss_and_zero_gradient(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_chunk_size_changes_nothing(kind):
-    student, teacher = logits(7, 1, 9, V), logits(8, 1, 9, V)
-    whole = token_divergence(student, teacher, SHARD, kind=kind, chunk=100)
-    torch.testing.assert_close(token_divergence(student, teacher, SHARD, kind=kind, chunk=2), whole, rtol=0, atol=0)
+def test_blocks_of_rows_change_nothing(kind, monkeypatch):
+    found = []
+    for block in (vocab_parallel.CACHE_BYTES, 2 * V * 8):
+        monkeypatch.setattr(vocab_parallel, "CACHE_BYTES", block)
+        student, teacher = logits(7, 1, 9, V).requires_grad_(), logits(8, 1, 9, V)
+        value = divergence(student, teacher, SHARD, kind=kind)
+        found.append((value, torch.autograd.grad(value.sum(), student)[0]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-14, atol=1e-15)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_padded_columns_take_no_mass_and_no_gradient(kind):
     student, teacher = logits(9, 1, 4, V + 5), logits(10, 1, 4, V + 5)
     padded = student.clone().requires_grad_()
-    value = token_divergence(padded, teacher, SHARD, kind=kind)
+    value = divergence(padded, teacher, SHARD, kind=kind)
     value.sum().backward()
     torch.testing.assert_close(value, naive(student[..., :V], teacher[..., :V], kind))
     assert padded.grad is not None
@@ -85,7 +88,7 @@ def test_padded_columns_take_no_mass_and_no_gradient(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_extreme_logits_stay_finite(kind):
     student = torch.tensor([[[200.0, -200.0, 0.0]]], requires_grad=True)
-    value = token_divergence(student, torch.tensor([[[-200.0, 200.0, 0.0]]]), VocabularyShard(3), kind=kind)
+    value = divergence(student, torch.tensor([[[-200.0, 200.0, 0.0]]]), VocabularyShard(3), kind=kind)
     value.sum().backward()
     assert torch.isfinite(value).all()
     assert torch.isfinite(student.grad).all()
@@ -93,7 +96,7 @@ def test_extreme_logits_stay_finite(kind):
 
 def test_half_precision_logits_are_reduced_in_full_precision():
     student, teacher = logits(11, 1, 4, V).bfloat16(), logits(12, 1, 4, V).bfloat16()
-    value = token_divergence(student, teacher, SHARD)
+    value = divergence(student, teacher, SHARD)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, naive(student.float(), teacher.float(), "forward_kl"))
 

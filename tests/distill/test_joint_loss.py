@@ -106,7 +106,8 @@ def by_hand(table_q: torch.Tensor, config: DpdConfig) -> torch.Tensor:
             log_q, log_p, log_r = (table[ids[:-1]].log_softmax(-1) for table in (table_q, TABLE_P, TABLE_R))
             gained = (log_q - log_r).gather(-1, ids[1:, None])[:, 0][mask]
             margins.append(gained.mean() if config.normalise_length else gained.sum())
-            sides[number].append(divergence(log_p, log_q, config)[mask])
+            log_q, log_p = ((log / config.temperature).log_softmax(-1) for log in (log_q, log_p))
+            sides[number].append(config.temperature**2 * divergence(log_p, log_q, config)[mask])
         dpo = dpo - F.logsigmoid(config.beta * (margins[0] - margins[1]))
     positive, negative = (torch.cat(values).mean() for values in sides)
     return config.dpo_weight * dpo / len(PAIRS) + config.positive_weight * positive + config.negative_weight * negative
@@ -124,9 +125,10 @@ def divergence(log_p: torch.Tensor, log_q: torch.Tensor, config: DpdConfig) -> t
 
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
-@pytest.mark.parametrize("normalise_length", [False, True])
-def test_loss_and_gradient_equal_a_reference_with_full_logits(kind, normalise_length):
-    config = weighted(0.7, 1.3, 0.4, divergence=kind, normalise_length=normalise_length, mixture=0.3)
+@pytest.mark.parametrize(("normalise_length", "temperature"), [(False, 1.0), (True, 1.0), (False, 1.7)])
+def test_loss_and_gradient_equal_a_reference_with_full_logits(kind, normalise_length, temperature):
+    values = {"normalise_length": normalise_length, "temperature": temperature, "mixture": 0.3}
+    config = weighted(0.7, 1.3, 0.4, divergence=kind, **values)
     table = TABLE_Q.clone().requires_grad_()
     expected = by_hand(table, config)
     torch.testing.assert_close(slope(config), torch.autograd.grad(expected, table)[0], rtol=1e-9, atol=1e-12)

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from nanbeige_core.contract import Runtime
-from nanbeige_core.distill.divergence import token_divergence
 from nanbeige_core.distill.losses import Denominators
 from nanbeige_core.distill.objective import make_dpd_loss
 from nanbeige_core.distill.teaching import LocalTeaching
@@ -20,6 +19,7 @@ from nanbeige_core.megatron import parallel
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.chunked_head import HiddenOutput
 from nanbeige_core.recipe.configs.distill import DpdConfig
+from tests.distill.differentiable import divergence
 
 V, U, H, S = 31, 23, 8, 6
 BETAS = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.3}
@@ -35,7 +35,7 @@ def test_divergences_are_trls(kind):
     trainer = pytest.importorskip("trl.experimental.gkd.gkd_trainer").GKDTrainer
     ours, theirs = (random(1, 2, S, V).requires_grad_() for _ in range(2))
     teacher = random(2, 2, S, V)
-    value = token_divergence(ours, teacher, VocabularyShard(V), kind=kind, mixture=0.3, temperature=1.3, chunk=4).sum()
+    value = divergence(ours, teacher, VocabularyShard(V), kind=kind, mixture=0.3, temperature=1.3).sum()
     expected = trainer.generalized_jsd_loss(theirs, teacher, beta=BETAS[kind], temperature=1.3, reduction="sum")
     value.backward(), expected.backward()
     torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +8,14 @@ from torch import Tensor
 from nanbeige_core.contract import Runtime
 from nanbeige_core.megatron import parallel, parity
 from nanbeige_core.megatron.batch import Batch
-from nanbeige_core.megatron.chunked_head import HiddenLoss, HiddenOutput, chunk_spans, chunked_head, head_log_probs
+from nanbeige_core.megatron.chunked_head import (
+    ChunkLoss,
+    ChunkPart,
+    HiddenLoss,
+    HiddenOutput,
+    chunk_spans,
+    chunked_head,
+)
 from nanbeige_core.megatron.parity import global_batch, run_ranks, split_batch
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.trainer import Trainer
@@ -18,62 +25,72 @@ from nanbeige_core.recipe.configs.base import OptimizerConfig
 T, H, V = 7, 4, 9
 
 
-@pytest.fixture
-def one_rank() -> Iterator[None]:
-    parallel.initialize(Runtime(), seed=0)
-    yield
-    parallel.teardown()
-
-
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     hidden, weight = (torch.randn(n, H, generator=generator, dtype=torch.float64) for n in (T, V))
     return hidden.requires_grad_(), weight.requires_grad_(), torch.randint(0, V, (T,), generator=generator)
 
 
-def entropy(logits_1CV: Tensor, span: slice) -> Tensor:
-    weights = torch.arange(1.0, T + 1, dtype=logits_1CV.dtype)[span]
-    return (weights * (logits_1CV.softmax(-1) * logits_1CV.log_softmax(-1)).sum(-1)[0]).sum()
+def entropy(logits_CV: Tensor, span: slice) -> Tensor:
+    weights = torch.arange(1.0, T + 1, dtype=logits_CV.dtype)[span]
+    return (weights * (logits_CV.softmax(-1) * logits_CV.log_softmax(-1)).sum(-1)).sum()
+
+
+def differentiated(loss: Callable[[Tensor, slice], Tensor]) -> ChunkLoss:
+    def part(logits_CV: Tensor, span: slice, wanted: bool) -> ChunkPart:
+        with torch.enable_grad():
+            value = loss(logits_CV.requires_grad_(wanted), span)
+        slope = torch.autograd.grad(value, logits_CV)[0] if wanted else None
+        logits_CV.requires_grad_(False)
+        return ChunkPart(value.detach(), slope)
+
+    return part
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 def test_the_chunked_head_passes_gradcheck(chunk: int) -> None:
     hidden, weight, _ = inputs()
     spans = chunk_spans(T, chunk)
-    assert torch.autograd.gradcheck(lambda h, w: chunked_head(h, w, spans, entropy), (hidden, weight))
+    assert torch.autograd.gradcheck(lambda h, w: chunked_head(h, w, spans, differentiated(entropy)), (hidden, weight))
 
 
 def test_chunks_give_the_loss_of_full_logits() -> None:
     hidden, weight, _ = inputs()
-    whole = entropy((hidden @ weight.t()).unsqueeze(0), slice(0, T))
-    torch.testing.assert_close(chunked_head(hidden, weight, chunk_spans(T, 2), entropy), whole)
+    whole = entropy(hidden @ weight.t(), slice(0, T))
+    torch.testing.assert_close(chunked_head(hidden, weight, chunk_spans(T, 2), differentiated(entropy)), whole)
 
 
 def test_no_positions_give_zero_and_zero_gradients() -> None:
     hidden, weight, _ = inputs()
-    total = chunked_head(hidden[:0], weight, [], entropy)
+    total = chunked_head(hidden[:0], weight, [], differentiated(entropy))
     total.backward()
     assert total.item() == 0
     assert weight.grad is not None
     assert weight.grad.abs().max() == 0
 
 
-def test_chunked_log_probs_are_those_of_full_logits(one_rank: None) -> None:
-    hidden, weight, labels = inputs()
-    expected = (hidden @ weight.t()).log_softmax(-1).gather(-1, labels[:, None])[:, 0]
-    torch.testing.assert_close(head_log_probs(hidden, weight, labels, chunk_spans(T, 2), vocab_size=V), expected)
+def test_a_scaled_loss_scales_the_gradient_and_a_second_pass_through_the_graph_is_refused() -> None:
+    hidden, weight, _ = inputs()
+    spans = chunk_spans(T, 3)
+    whole = entropy(hidden @ weight.t(), slice(0, T))
+    expected = torch.autograd.grad(0.25 * whole, (hidden, weight))
+    total = 0.25 * chunked_head(hidden, weight, spans, differentiated(entropy))
+    for ours, theirs in zip(torch.autograd.grad(total, (hidden, weight), retain_graph=True), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
 
 
 def chunked_cross_entropy(denominator: float) -> HiddenLoss:
     def loss(output: HiddenOutput, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         hidden, labels, mask = output.hidden_BSH.flatten(0, 1), batch.labels_BS.flatten(), batch.loss_mask_BS.flatten()
 
-        def part(logits_1CV: Tensor, span: slice) -> Tensor:
-            logits = mask_padding(logits_1CV, parity.VOCABULARY)
+        def part(logits_CV: Tensor, span: slice) -> Tensor:
+            logits = mask_padding(logits_CV.unsqueeze(0), parity.VOCABULARY)
             logp = vocab_parallel_log_probs(logits, labels[span].unsqueeze(0), parity.VOCABULARY)
             return -(logp[0] * mask[span]).sum() / denominator
 
-        return chunked_head(hidden, output.weight_VH_tp, chunk_spans(len(labels), 11), part), {}
+        return chunked_head(hidden, output.weight_VH_tp, chunk_spans(len(labels), 11), differentiated(part)), {}
 
     return HiddenLoss(loss)
 

@@ -38,6 +38,16 @@ def test_a_killed_and_resumed_run_has_bit_identical_weights(open_trainer: Open, 
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
 
 
+def test_one_rank_saves_its_moments_without_a_copy(open_trainer: Open) -> None:
+    trainer = train(open_trainer(), 1)
+    saved = resume._sharded_state(trainer, loading=False)["optimizer"]["param_state"]
+    (part,) = trainer.optimizer.chained_optimizers
+    moments = {piece.data_ptr() for entry in part.optimizer.state.values() for piece in entry.values()}
+    kept = [shard.data.data_ptr() for entry in saved.values() for key, shard in entry.items() if key != "param"]
+    assert len(kept) == len(moments)
+    assert set(kept) == moments
+
+
 def test_an_unfinished_resume_point_is_ignored(open_trainer: Open, tmp_path: Path) -> None:
     train(open_trainer(), 1).save_resume(tmp_path, {"number": 1})
     (tmp_path / "step-2" / "state").mkdir(parents=True)
