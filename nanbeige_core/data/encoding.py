@@ -4,11 +4,15 @@ The compiled path proves itself on the documents it is given: the first of them,
 also encoded by the library, and the first difference switches the whole encoder back to it.
 """
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
@@ -24,6 +28,9 @@ ADDED_TOKEN_OPTIONS = ("normalized", "lstrip", "rstrip", "single_word")
 """With any of them an added token is matched in ways that the compiled path does not know."""
 
 CACHED_PIECES = 1 << 20
+FRONT_ROWS = 1 << 16
+"""The most frequent short pieces, one cache line each."""
+
 BATCH_BYTES = 1 << 22
 """Text encoded at a time; bounds memory."""
 
@@ -136,6 +143,7 @@ class _Tables:
         self.merge_keys = np.full(size, kernels.NO_MERGE, np.uint64)
         self.merge_values = np.zeros(size, np.uint64)
         kernels.fill_merges(pairs, made, self.merge_keys, self.merge_values)
+        self.front = np.zeros((FRONT_ROWS, kernels.FRONT_WORDS), np.uint64)
         self.slots = np.full(2 * CACHED_PIECES, -1, np.int64)
         self.arena = np.empty(12 * CACHED_PIECES, np.uint8)
         self.spans = np.empty((CACHED_PIECES, 4), np.int32)
@@ -153,13 +161,30 @@ class _Tables:
         lengths = np.empty(len(texts), np.int64)
         written = kernels.encode_batch(
             np.frombuffer(joined, np.uint8), offsets, cuts, end, self.classes, self.characters, self.byte_ids,
-            self.merge_keys, self.merge_values, self.slots, self.arena, self.spans, self.pool, self.used,
+            self.merge_keys, self.merge_values, self.front, self.slots, self.arena, self.spans, self.pool, self.used,
             tokens, lengths,
         )  # fmt: skip
         return Encoded(tokens[:written].copy(), lengths)
 
 
 def _classes() -> NDArray[np.uint8]:
+    """Return the class of every code point; asking for them takes a second, so they are kept like compiled kernels."""
+    path = Path(__file__).with_name("__pycache__") / f"classes-{tokenizers.__version__}.npy"
+    try:
+        return np.load(path)
+    except (OSError, ValueError):
+        classes = _ask_classes()
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    # where the package cannot be written to, as in an image, they are asked for again each time
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        with temporary.open("wb") as stream:
+            np.save(stream, classes)
+        os.replace(temporary, path)
+    return classes
+
+
+def _ask_classes() -> NDArray[np.uint8]:
     """Return the class of every code point, asked of the library itself, whose Unicode version thus decides.
 
     The planes that are left out hold no letter, number or space in any version: private use and unassigned.
