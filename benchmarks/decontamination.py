@@ -11,6 +11,7 @@ precision over all. Exit status 1 when recall of whole items is below 0.99 or pr
 
 import argparse
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +24,8 @@ from nanbeige_core.data.tables import read_rows
 
 
 def shuffled(text: str) -> str:
-    words = text.split()
+    # Chinese has no spaces: its characters are what changes places
+    words = re.findall(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+", text)
     random.Random(len(words)).shuffle(words)
     return " ".join(words)
 
