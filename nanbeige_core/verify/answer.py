@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from nanbeige_core.verify.notation import plain_notation, widen
+from nanbeige_core.verify.notation import plain_notation, split_list, widen
 
 LONGEST_ANSWER = 2000
 """characters"""
@@ -45,13 +45,20 @@ def final_part(response: str) -> str:
 
 
 def last_box(text: str) -> str | None:
-    r"""Return the content of the last complete `\boxed{...}`, braces balanced; None when there is none."""
-    start = text.rfind("\\boxed")
-    if start < 0:
-        return None
+    r"""Return the content of the last `\boxed{...}`, of nested ones the outermost; None where it does not end."""
+    found: str | None = None
+    end = 0
+    for match in re.finditer(r"\\boxed", text):
+        if match.start() >= end:
+            found, end = _balanced(text, match.start())
+    return found
+
+
+def _balanced(text: str, start: int) -> tuple[str | None, int]:
+    """Return the content of the box that begins at `start`, and where it ends; None where it does not end."""
     match = re.compile(r"\\boxed\s*\{").match(text, start)
     if match is None:
-        return None
+        return None, start + 1
     depth = 1
     for position in range(match.end(), min(len(text), match.end() + 4 * LONGEST_ANSWER)):
         character = text[position]
@@ -60,8 +67,8 @@ def last_box(text: str) -> str | None:
             continue
         depth += (character == "{") - (character == "}")
         if depth == 0:
-            return text[match.end() : position]
-    return None
+            return text[match.end() : position], position + 1
+    return None, start + 1
 
 
 _WORD = r"(?<![A-Za-z\\])(?:{})(?![A-Za-z])"
@@ -97,13 +104,24 @@ ALTERNATIVES = (
     re.compile(r"'|\\prime(?![A-Za-z])"),
 )  # fmt: skip
 """What makes an answer cover, or seem to cover, more than the value it names; allowed where the reference has it."""
+OFFERS = 2
+"""The first so many of them only say that there are several values."""
 DEEPEST_TOWER = 2
 """Exponents on exponents; a tower of three cannot be evaluated, so it is refused unless the reference has one."""
 
 
+def has_several_values(gold: str) -> bool:
+    """Say whether a reference is a list, a set, a union, or has two signs; then `or` says no more than a comma does."""
+    values = re.sub(r"^\s*\\\{(.*)\\\}\s*$", r"\1", gold)
+    union = re.search(r"\\(?:cup|lor|vee|neq?)(?![A-Za-z])", gold)
+    return bool(union) or len(split_list(plain_notation(values))) > 1
+
+
 def is_hedged(answer: str, gold: str) -> bool:
     """Say whether an answer offers alternatives (`7 or 8`, a plus-minus sign) that the reference does not."""
-    return any(pattern.search(answer) and not pattern.search(gold) for pattern in ALTERNATIVES)
+    several = has_several_values(gold)
+    patterns = ALTERNATIVES[OFFERS:] if several else ALTERNATIVES
+    return any(pattern.search(answer) and not pattern.search(gold) for pattern in patterns)
 
 
 def equality_signs(text: str) -> int:
@@ -144,6 +162,11 @@ def extract_answer(response: str, gold: str) -> Answer | NoAnswer:
     The reference `gold` is needed because alternatives are allowed exactly where it has them itself.
     """
     content = last_box(final_part(response))
+    if content is not None and "\\boxed" in content:
+        inner = last_box(content)
+        if inner is None or content.strip() != f"\\boxed{{{inner}}}":
+            return NoAnswer("hedged")
+        content = inner
     if content is None:
         return NoAnswer("no answer")
     content = content.strip()

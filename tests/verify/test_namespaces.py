@@ -1,7 +1,9 @@
 """Every attack on the namespace engine, and what honest programs may do there."""
 
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -59,13 +61,20 @@ def lives(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
+def control_groups() -> set[Path]:
+    """Return this process's control groups, of the one hierarchy or of the old one for each controller."""
+    root, name = Path("/sys/fs/cgroup"), f"nanbeige-sandbox-{os.getpid()}-*"
+    return {*root.glob(name), *root.glob(f"*/{name}")}
+
+
 def test_nothing_is_left_behind() -> None:
-    before = servers()
+    before, groups = servers(), control_groups()
     with open_namespaces(workers=1) as runner:
         judge(runner, SYSTEM_ATTACKS["daemon"], SYSTEM_ATTACKS["fork bomb"], HONEST)
         started = [process for process in servers() if process not in before]
         # bubblewrap in front of its namespaces, bubblewrap as their first process, and the fork server
         assert len(started) == 3
+    assert control_groups() == groups
     deadline = time.monotonic() + 5
     while any(map(lives, started)) and time.monotonic() < deadline:
         time.sleep(0.05)
