@@ -8,7 +8,7 @@ import random
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 
 from flows.faults.project import END_SECONDS, Command, Project, ask, wait_for
@@ -159,7 +159,7 @@ SERVER_KINDS: dict[str, Kind] = {
 
 
 @contextmanager
-def _ended(command: Command) -> Iterator[None]:
+def _ended(command: Command) -> Generator[None]:
     """Leave nothing running of a command, whatever happens."""
     try:
         yield
