@@ -46,7 +46,7 @@ def refinement_report(results: list[Row], mixed: list[Row], *, validation: int) 
                 title="What refinement changed",
                 text="The current model's first draft against the best one; improvement is in points of 10. Each other "
                 "judge is shown with how often it sides with the verifier, 5 or more counting as right. "
-                "What the verifier calls wrong scores 0 whatever they say. A cut-off draft, or one that misses what its "
+                "What the verifier calls wrong scores 0 whatever they say. A draft that is cut off, or misses what its "
                 "instruction demands, keeps its score but is never the best, which may then score below it.",
                 table=_changes(results),
             ),
