@@ -46,29 +46,30 @@ def final_part(response: str) -> str:
 
 def last_box(text: str) -> str | None:
     r"""Return the content of the last `\boxed{...}`, of nested ones the outermost; None where it does not end."""
+    closing = _closing_braces(text)
     found: str | None = None
     end = 0
-    for match in re.finditer(r"\\boxed", text):
-        if match.start() >= end:
-            found, end = _balanced(text, match.start())
+    for match in re.finditer(r"\\boxed(\s*\{)?", text):
+        if match.start() < end:
+            continue
+        close = closing.get(match.end() - 1) if match[1] else None
+        if close is None or close - match.end() >= 4 * LONGEST_ANSWER:
+            found, end = None, match.end()
+        else:
+            found, end = text[match.end() : close], close + 1
     return found
 
 
-def _balanced(text: str, start: int) -> tuple[str | None, int]:
-    """Return the content of the box that begins at `start`, and where it ends; None where it does not end."""
-    match = re.compile(r"\\boxed\s*\{").match(text, start)
-    if match is None:
-        return None, start + 1
-    depth = 1
-    for position in range(match.end(), min(len(text), match.end() + 4 * LONGEST_ANSWER)):
-        character = text[position]
-        escaped = text[position - 1] == "\\" and text[position - 2] != "\\"
-        if escaped:
-            continue
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return text[match.end() : position], position + 1
-    return None, start + 1
+def _closing_braces(text: str) -> dict[int, int]:
+    """Return where each opening brace that is closed is closed; escaped braces are text."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for match in re.finditer(r"(?<!(?<!\\)\\)[{}]", text):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif opened:
+            closing[opened.pop()] = match.start()
+    return closing
 
 
 _WORD = r"(?<![A-Za-z\\])(?:{})(?![A-Za-z])"
