@@ -9,7 +9,6 @@ from typer.cli import get_docs_for_click
 from flows.console import JsonOption, console, print_json
 from flows.exit_codes import ExitCode
 from flows.parameters import ROOT
-from nanbeige_core.recipe.reference import reference_markdown
 
 PAGES = ("reference.md", "cli.md")
 _CLI_HEADER = """# Commands
@@ -50,6 +49,8 @@ def register(app: typer.Typer) -> None:
 
 def render_pages(app: typer.Typer) -> dict[str, str]:
     """Return file name -> text of the generated pages."""
+    from nanbeige_core.recipe.reference import reference_markdown
+
     return dict(zip(PAGES, (reference_markdown(), cli_markdown(app)), strict=True))
 
 
