@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nanbeige_core.contract import Gain, Outcome, Plot, Section
+from nanbeige_core.contract import Outcome, Plot, Section
 from nanbeige_core.evals.exact_match import Scores
-from nanbeige_core.evals.statistics import Estimate, mean_with_standard_error, paired_difference
+from nanbeige_core.evals.statistics import Estimate, mean_with_standard_error, paired_gain
 
 
 class Result(NamedTuple):
@@ -69,7 +69,6 @@ def to_outcome(suites: Sequence[str], results: Sequence[Result], names: Sequence
     suites = [suite for suite in suites if by_key[names[0], suite].scores.values]
     first = [value for suite in suites for value in by_key[names[0], suite].scores.values]
     last = [value for suite in suites for value in by_key[names[-1], suite].scores.values]
-    interval = paired_difference(first, last)
     mean = {name: _macro(by_key, name, suites) for name in names}
     return Outcome(
         summary=(
@@ -87,14 +86,7 @@ def to_outcome(suites: Sequence[str], results: Sequence[Result], names: Sequence
             **{f"{result.checkpoint}.{result.suite}": result.estimate.mean for result in results},
             **{f"{name}.mean_of_suites": value for name, value in mean.items()},
         },
-        gain=Gain(
-            metric="share solved (mean over problems of all suites)",
-            before=sum(first) / len(first),
-            after=sum(last) / len(last),
-            n=len(first),
-            low=interval.low,
-            high=interval.high,
-        ),
+        gain=paired_gain("share solved (mean over problems of all suites)", first, last),
         sections=_sections(by_key, names, suites, results),
     )
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerFast
 
 from nanbeige_core.contract import Gain
-from nanbeige_core.evals.statistics import paired_difference
+from nanbeige_core.evals.statistics import paired_gain
 from nanbeige_core.generate.protocol import Completion, Engine
 from nanbeige_core.launch.ranks import gather_objects, rank, world_size
 from nanbeige_core.recipe.configs.base import SamplingConfig
@@ -111,15 +111,7 @@ def measure(
 
 def gain(metric: str, before: Scores, after: Scores) -> Gain:
     """Return the paired difference of two measurements on the same problems as a stage's gain."""
-    interval = paired_difference(before.values, after.values)
-    return Gain(
-        metric=metric,
-        before=before.mean,
-        after=after.mean,
-        n=len(before.values),
-        low=interval.low,
-        high=interval.high,
-    )
+    return paired_gain(metric, before.values, after.values)
 
 
 def _score(engine: Engine, rows: list[PromptRow], drawn: list[list[Completion]], scorer: Scorer) -> list[Attempt]:

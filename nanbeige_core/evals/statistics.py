@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from nanbeige_core.contract import Gain
+
 CONFIDENCE = 0.95
 
 
@@ -46,6 +48,19 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Interv
     error = float(differences.std(ddof=1)) / len(differences) ** 0.5
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1)) * error
     return Interval(mean, mean - reach, mean + reach)
+
+
+def paired_gain(metric: str, before: Sequence[float], after: Sequence[float]) -> Gain:
+    """Return the two means and the interval of `paired_difference`, whose errors it raises, as a stage's gain."""
+    interval = paired_difference(before, after)
+    return Gain(
+        metric=metric,
+        before=sum(before) / len(before),
+        after=sum(after) / len(after),
+        n=len(before),
+        low=interval.low,
+        high=interval.high,
+    )
 
 
 def mean_with_standard_error(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:

@@ -88,7 +88,7 @@ def is_reference(value: Any) -> bool:
 
 def referred(root: Tree, value: Any) -> Any:
     """Return what a value stands for in `root`: the value itself unless it is an interpolation."""
-    return _values_of([value], root)[value] if is_reference(value) else value
+    return _value_of(value, root) if is_reference(value) else value
 
 
 def resolved(tree: Tree, path: Path) -> Tree:
@@ -121,11 +121,9 @@ def _looked_up(text: str, root: Tree, through: tuple[str, ...] = ()) -> Any:
     return _filled(value, {inner: _looked_up(inner, root, (*through, text)) for inner in _references(value)})
 
 
-def _values_of(texts: list[str], root: Tree) -> Tree:
-    holder = "_values"  # no recipe has this key: all of a recipe's are known
-    wrapped = OmegaConf.create({**root, holder: dict(zip(map(str, range(len(texts))), texts, strict=True))})
-    found: Any = OmegaConf.to_container(wrapped, resolve=True)
-    return dict(zip(texts, found[holder].values(), strict=True))
+def _value_of(text: str, root: Tree) -> Any:
+    holder = "_value"  # no recipe has this key: all of a recipe's are known
+    return _plain({**root, holder: {"value": text}})[holder]["value"]
 
 
 def _plain(tree: Tree) -> Tree:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from nanbeige_core.contract import Gain, Outcome, Plot, Section
-from nanbeige_core.evals.statistics import paired_difference
+from nanbeige_core.contract import Outcome, Plot, Section
+from nanbeige_core.evals.statistics import paired_gain
 from nanbeige_core.rl.judge import PairwiseJudge
 from nanbeige_core.rl.judge_pairs import TIE, JudgePair
 
@@ -82,16 +82,8 @@ def build_outcome(
 ) -> Outcome:
     """Return the outcome of a trained judge; intervals are over prompts, whose pairs are averaged first."""
     old, new = ([sum(v) / len(v) for v in judged.by("prompt_id").values()] for judged in (before, after))
-    interval = paired_difference(old, new)
     accuracy = sum(after.correct) / len(after.correct)
-    gain = Gain(
-        metric="validation accuracy (mean over prompts)",
-        before=sum(old) / len(old),
-        after=sum(new) / len(new),
-        n=len(new),
-        low=interval.low,
-        high=interval.high,
-    )
+    gain = paired_gain("validation accuracy (mean over prompts)", old, new)
     return Outcome(
         summary=(
             f"The judge prefers the real answer in {accuracy:.1%} of {len(after.correct)} pairs of unseen prompts and "
