@@ -18,6 +18,7 @@ class HostGroup:
 
     def __init__(self, file: JobFile) -> None:
         self.returncode: int | None = None
+        self._failed: int | None = None
         self._grace = file.runtime.stop_seconds
         with file.log.open("wb") as log:
             self._nodes = [self._start(file, number, log) for number in range(file.runtime.nodes)]
@@ -49,13 +50,15 @@ class HostGroup:
         """Return the exit status when every node has ended; stop the others as soon as one has failed."""
         if self.returncode is None:
             statuses = [node.poll() for node in self._nodes]
-            if any(status not in (None, 0, PREEMPTED) for status in statuses) and None in statuses:
+            failed = [status for status in statuses if status not in (None, 0, PREEMPTED)]
+            if failed and self._failed is None:
+                # what failed first is the group's status: how the others end when stopped says nothing
+                self._failed = failed[0]
                 self._stop_all()
                 statuses = [node.poll() for node in self._nodes]
             ended = [status for status in statuses if status is not None]
             if len(ended) == len(statuses):
-                failed = [status for status in ended if status not in (0, PREEMPTED)]
-                self.returncode = failed[0] if failed else max(ended)
+                self.returncode = max(ended) if self._failed is None else self._failed
         return self.returncode
 
     def _stop_all(self) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -138,6 +139,25 @@ def test_two_hosts_lose_a_rank_then_a_host_and_end_in_the_same_weights(machine_s
     assert made.manifest.runtime["nodes"] == 2
     one_host, two_hosts = (weights(machine_store, key) for key in (PREEMPTED_RUN, TWO_HOSTS))
     assert all(torch.equal(one_host[name], two_hosts[name]) for name in one_host)
+
+
+def test_the_node_that_failed_gives_the_groups_status(tmp_path: Path) -> None:
+    """An agent told to stop ends by the signal: that must not make a lost rank look like a stage somebody stopped."""
+    reach = (Host(command="sh -c 'exec sleep 60'"), Host(command="sh -c 'sleep 0.3; exit 3'"))
+    runtime = Runtime(launcher="hosts", nodes=2, hosts=Hosts(reach=reach, rendezvous="localhost:29500"))
+    (tmp_path / ".control").mkdir()
+    file = JobFile(
+        stage="phase",
+        uses="pretrain",
+        config={},
+        runtime=runtime,
+        inputs={},
+        work=str(tmp_path),
+        cache=str(tmp_path),
+    )
+    group = HostGroup(file)
+    assert group.wait(30) == 3
+    assert not [pid for pid in group.pids if psutil.pid_exists(pid)]
 
 
 def test_an_undisturbed_single_rank_agrees(machine_store: Store) -> None:
