@@ -39,6 +39,14 @@ def write_rows(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) ->
     return written
 
 
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write an Arrow table as one Parquet file, atomically; the file is the one that `write_rows` makes of its rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_PER_GROUP)
+    os.replace(temporary, path)
+
+
 def write_shards(folder: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]], *, rows_per_file: int) -> int:
     """Write rows as `folder/00000.parquet`, `00001.parquet`, ... and return their number.
 

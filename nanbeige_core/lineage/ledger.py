@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import compute
 
-from nanbeige_core.data.tables import write_rows
+from nanbeige_core.data.tables import write_table
 
 pc: Any = compute  # its functions are made at import: a type checker knows none of them
 
@@ -82,7 +82,7 @@ class RowLedger:
 
     def write(self, file: Path) -> None:
         """Write the ledger, atomically."""
-        write_rows(file, ROW_SCHEMA, self.table.to_pylist())
+        write_table(file, self.table)
 
     def uses(self, ids: Collection[str]) -> list[Use]:
         """Return what became of these rows."""

@@ -3,7 +3,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from nanbeige_core.data.tables import TableError, read_rows, read_table, write_rows, write_shards
+from nanbeige_core.data.tables import TableError, read_rows, read_table, write_rows, write_shards, write_table
 
 SCHEMA = pa.schema([("id", pa.string()), ("size", pa.int64())])
 
@@ -49,3 +49,9 @@ def test_an_interrupted_write_leaves_no_table(tmp_path: Path) -> None:
     with pytest.raises(TableError):
         write_rows(tmp_path / "t.parquet", SCHEMA, [{"id": "x"}])
     assert not (tmp_path / "t.parquet").exists()
+
+
+def test_a_table_is_written_as_its_rows_are(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.parquet", SCHEMA, rows(5000))
+    write_table(tmp_path / "table.parquet", pa.Table.from_pylist(list(rows(5000)), schema=SCHEMA))
+    assert (tmp_path / "table.parquet").read_bytes() == (tmp_path / "rows.parquet").read_bytes()
