@@ -102,7 +102,12 @@ class Runtime(BaseModel):
         default=False, description="Keep each layer's input only and compute the layer again in the backward pass."
     )
     micro_batch_size: int = Field(default=8, ge=1, description="Sequences per forward pass and rank.")
-    engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    engine: Literal["transformers", "vllm", "vllm_server", "openai"] = "transformers"
+    policy_url: str = Field(default="", description="vLLM server of engine vllm_server, ending in /v1.")
+    policy_directory: str = Field(
+        default="",
+        description="Where new weights are left for that server: a directory both see; empty = this machine's memory.",
+    )
     verifier_url: str = Field(default="", description="Where a stage's verifier_agent is served, ending in /v1.")
     sandbox_url: str = Field(default="", description="SandboxFusion server that runs programs instead of this machine.")
     endpoint_url: str = Field(
@@ -124,6 +129,16 @@ class Runtime(BaseModel):
     hosts: Hosts = Hosts()
     slurm: Slurm = Slurm()
     kubernetes: Kubernetes = Kubernetes()
+
+    @model_validator(mode="after")
+    def validate_policy_server(self) -> Self:
+        """A policy's server needs an address."""
+        if self.engine == "vllm_server" and not self.policy_url:
+            raise ValueError(
+                "runtime.engine is vllm_server but runtime.policy_url is empty: set it to a vLLM server's address, "
+                "http://HOST:PORT/v1, or choose engine vllm, which runs in the stage's own processes"
+            )
+        return self
 
     @model_validator(mode="after")
     def validate_nodes(self) -> Self:

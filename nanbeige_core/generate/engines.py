@@ -21,9 +21,13 @@ def open_engine(checkpoint_dir: Path, tokenizer_dir: Path, runtime: Runtime) -> 
         from nanbeige_core.generate.vllm_engine import VllmEngine
 
         return VllmEngine.open(checkpoint_dir, tokenizer_dir)
+    if runtime.engine == "vllm_server":
+        from nanbeige_core.generate.vllm_server_engine import VllmServerEngine
+
+        return VllmServerEngine.open(checkpoint_dir, tokenizer_dir, runtime)
     raise ValueError(
         f"runtime.engine is {runtime.engine!r}, but {checkpoint_dir} has to be loaded into the engine and an "
-        "endpoint serves its own weights. Set runtime.engine to transformers or vllm for this stage."
+        "endpoint serves its own weights. Set runtime.engine to transformers, vllm or vllm_server for this stage."
     )
 
 

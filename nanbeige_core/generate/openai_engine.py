@@ -14,6 +14,7 @@ import httpx
 from torch import Tensor
 
 from nanbeige_core.generate.protocol import Completion, FinishReason, Message, Reply
+from nanbeige_core.generate.random_streams import vllm_seed
 from nanbeige_core.recipe.configs.base import SamplingConfig
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -95,7 +96,13 @@ class OpenAIEngine:
         ]
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, *, n: int, seed: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingConfig,
+        *,
+        n: int,
+        seed: int,
+        stop_token_ids: Sequence[int] = (),
     ) -> list[list[Completion]]:
         """Draw `n` responses to each prompt of token ids; needs a server that returns token ids, as vLLM's does.
 
@@ -106,12 +113,14 @@ class OpenAIEngine:
                 "model": self._model,
                 "prompt": list(prompt),
                 "n": n,
-                "seed": seed + index,
+                "seed": vllm_seed(prompt, seed),
                 "logprobs": 0,
                 "return_token_ids": True,
                 **_sampling_fields(sampling),
+                "max_tokens": min(sampling.max_new_tokens, self._window - len(prompt)),
+                **({"stop_token_ids": list(stop_token_ids)} if stop_token_ids else {}),
             }
-            for index, prompt in enumerate(prompts)
+            for prompt in prompts
         ]
         return [
             [self._completion(prompt, choice) for choice in answer["choices"]]

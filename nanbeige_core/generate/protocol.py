@@ -2,7 +2,7 @@
 
 Prompts are token ids; a caller renders its chat template itself, so what is sampled is exactly what is
 trained on. Engines: `transformers_engine` (in process, small CPU runs), `vllm_engine` (in process),
-`openai_engine` (HTTP).
+`vllm_server_engine` (a policy's own server), `openai_engine` (anybody's models over HTTP).
 """
 
 from collections.abc import Mapping, Sequence

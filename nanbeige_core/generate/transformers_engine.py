@@ -5,7 +5,6 @@ sequences leave it. Every sequence has its own random numbers, so a response doe
 batched with. Shapes: B sequences, P prompts, S positions, V vocabulary.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nanbeige_core.generate.decoding import ATTENTION, RoomyCache, choose_tokens
 from nanbeige_core.generate.protocol import Completion, Message, Reply
+from nanbeige_core.generate.random_streams import stream_of
 from nanbeige_core.recipe.configs.base import SamplingConfig
 from nanbeige_core.sft.chat import encode_prompt
 
@@ -156,7 +156,7 @@ class TransformersEngine:
         logits_PV, padding_P = self._prefill([prompts[prompt] for prompt in unique], cache)
         rows_B = torch.tensor([unique.index(sequence.prompt) for sequence in batch])
         cache.select(rows_B)
-        stream_B = torch.tensor([_stream(prompts[item.prompt], item.sample, seed) for item in batch])
+        stream_B = torch.tensor([stream_of(prompts[item.prompt], item.sample, seed) for item in batch])
         live = _Live(torch.arange(len(batch)), stream_B, padding_P[rows_B], torch.tensor(limits))
         drawn = _Drawn(len(batch), max(limits), self.stop_id)
         logits_BV = logits_PV[rows_B]
@@ -246,13 +246,6 @@ class _Drawn:
         tokens = tuple(self.tokens_BS[row, :length].tolist())
         logprobs = tuple(self.logprobs_BS[row, :length].tolist())
         return Completion(tuple(prompt), tokens, logprobs, "stop" if tokens[-1] == stop_id else "length")
-
-
-def _stream(prompt: Sequence[int], sample: int, seed: int) -> int:
-    """Return the random stream of one response: it follows from prompt, sample number and seed alone, so neither
-    the batch nor the number of ranks that share the work changes what is drawn."""
-    text = f"{seed}:{sample}:{','.join(map(str, prompt))}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def _uniform(stream_B: Tensor, step: int) -> Tensor:

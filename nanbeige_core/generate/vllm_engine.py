@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from nanbeige_core.generate.protocol import Completion, Message, Reply
+from nanbeige_core.generate.random_streams import vllm_seed
 from nanbeige_core.generate.transformers_engine import STOP_TOKEN
 from nanbeige_core.recipe.configs.base import SamplingConfig
 from nanbeige_core.sft.chat import encode_prompt
@@ -85,11 +86,8 @@ class VllmEngine:
 
     def update_weights(self, state: Mapping[str, Tensor], version: int) -> None:
         """Hand the weights to every worker through a file in shared memory, and forget cached prefixes."""
-        from safetensors.torch import save_file
-
-        folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
-        with tempfile.NamedTemporaryFile(dir=folder, prefix="weights-", suffix=".safetensors") as file:
-            save_file(_without_shared(state), file.name)
+        with tempfile.NamedTemporaryFile(dir=shared_memory(), prefix="weights-", suffix=".safetensors") as file:
+            save_state(state, Path(file.name))
             self._llm.collective_rpc("load_state_file", args=(file.name,))
         self._llm.reset_prefix_cache()
         self._version = version
@@ -132,10 +130,10 @@ class VllmEngine:
                 max_tokens=min(sampling.max_new_tokens, self._window - len(prompt)),
                 stop_token_ids=[self.stop_id],
                 logprobs=0,
-                seed=(seed * 1_000_003 + index) % 2**31,
+                seed=vllm_seed(prompt, seed),
                 detokenize=False,
             )
-            for index, prompt in enumerate(prompts)
+            for prompt in prompts
         ]
         inputs: list[Any] = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         answers: list[Any] = self._llm.generate(inputs, parameters, use_tqdm=False)
@@ -143,6 +141,18 @@ class VllmEngine:
             [to_completion(prompt, output) for output in answer.outputs]
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
+
+
+def save_state(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights as a safetensors file that `vllm_worker` loads."""
+    from safetensors.torch import save_file
+
+    save_file(_without_shared(state), path)
+
+
+def shared_memory() -> Path:
+    """Return this machine's shared memory, or its temporary directory where it has none."""
+    return SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
 
 
 def _without_shared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

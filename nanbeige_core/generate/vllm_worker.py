@@ -21,8 +21,13 @@ class WeightReceiver:
 
     model_runner: Any
     vllm_config: Any
+    held = ""
 
-    def load_state_file(self, path: str) -> None:
+    def held_weights(self) -> str:
+        """Return the name under which the present weights came, empty for those of the start."""
+        return self.held
+
+    def load_state_file(self, path: str, name: str = "") -> None:
         """Replace all weights by a safetensors file: a path crosses process borders where tensors do not."""
         from safetensors.torch import load_file
         from vllm.config import set_current_vllm_config  # pyright: ignore
@@ -40,3 +45,4 @@ class WeightReceiver:
             model.load_weights(state.items())
             finalize_layerwise_reload(model, self.vllm_config.model_config)
             repack_tied_output_head(model)
+        self.held = name

@@ -123,6 +123,7 @@ def open_pools(config: ProblemsConfig, cache: Path, processes: int) -> tuple[dic
     total = _totals(config)
     wanted_words = round(total.math * config.word_problem_share)
     words: list[Problem] = []
+    languages = {"en", "zh"} if config.pool_language == "both" else {config.pool_language}
     if wanted_words:
         words, word_counts = word_problems.read_word_problems(
             cache,
@@ -136,14 +137,16 @@ def open_pools(config: ProblemsConfig, cache: Path, processes: int) -> tuple[dic
         code, code_counts = programs.synthesise(
             sandbox,
             seed=config.seed,
-            # every program has eight wordings; more than an eighth, because a fifth of the groups is reserved
-            wanted=max(64, round(total.code * 0.3)),
+            # every program has four wordings a language; more than that share, as a fifth of the groups is reserved
+            wanted=max(64, round(total.code * 0.3 * 2 / len(languages))),
             tests=config.tests_per_program,
             public=config.public_tests,
             fuel_per_test=config.fuel_per_test,
+            stdin_share=config.stdin_share,
         )
     counts.update(code_counts)
-    return {"word": words, "code": code, "general": conversation.read_conversation(cache, seed=config.seed)}, counts
+    pools = {"word": words, "code": code, "general": conversation.read_conversation(cache, seed=config.seed)}
+    return {name: [p for p in pool if p.language in languages] for name, pool in pools.items()}, counts
 
 
 def _totals(config: ProblemsConfig) -> DomainCounts:

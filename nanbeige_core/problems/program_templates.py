@@ -25,6 +25,13 @@ class ProgramTemplate:
 
 
 PARAMETER: dict[InputKind, str] = {"int": "x", "list": "xs", "text": "s", "pair": "a, b"}
+READ: dict[InputKind, str] = {
+    "int": "int(input())",
+    "list": "[int(word) for word in input().split()]",
+    "text": "input()",
+    "pair": "map(int, input().split())",
+}
+"""How a script reads its parameters from the one line of standard input."""
 
 
 def _template(
@@ -176,4 +183,19 @@ ASK: dict[Language, tuple[str, ...]] = {
         "给出Python函数f({p})，要求返回{s}。",
     ),
 }
+ASK_SCRIPT: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "Write a Python program that reads {p} from one line and prints {s}.",
+        "A line holds {p}. Read it in Python and print {s}.",
+        "In Python, read {p} from standard input and print {s}.",
+        "Give a Python script: read {p} from one line, print {s}.",
+    ),
+    "zh": (
+        "写一个Python程序，从一行读入{p}，输出{s}。",
+        "一行中给出{p}。用Python读入并输出{s}。",
+        "请编写Python程序：从标准输入读入{p}，打印{s}。",
+        "给出Python脚本：从一行读{p}，打印{s}。",
+    ),
+}
+SPACES: dict[Language, str] = {"en": " Spaces separate numbers.", "zh": "数字之间用空格分隔。"}
 REASON: dict[Language, str] = {"en": "Return {s}: {b}.", "zh": "返回{s}：{b}。"}

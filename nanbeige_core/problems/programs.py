@@ -1,7 +1,8 @@
 """Synthesise code problems backwards: a solution, then tests by running it, then the statement.
 
 A program is accepted when its reference passes all its tests in the sandbox, in a fresh interpreter that had no part
-in producing the expected values, and when every trivial stub fails at least one public and one private test.
+in producing the expected values, and when every trivial stub fails at least one public and one private test. A program
+is asked for as a function of its arguments, or as a script that reads them from standard input and prints.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,17 @@ from random import Random
 from typing import Any, NamedTuple
 
 from nanbeige_core.problems.problem import Language, Problem
-from nanbeige_core.problems.program_templates import ASK, PARAMETER, REASON, TEMPLATES, InputKind, ProgramTemplate
+from nanbeige_core.problems.program_templates import (
+    ASK,
+    ASK_SCRIPT,
+    PARAMETER,
+    READ,
+    REASON,
+    SPACES,
+    TEMPLATES,
+    InputKind,
+    ProgramTemplate,
+)
 from nanbeige_core.verify.sandbox import Program, Sandbox
 from nanbeige_core.verify.typed_data import same_value
 
@@ -28,6 +39,13 @@ class Draft(NamedTuple):
     m: int
     source: str
     inputs: list[list[Any]]
+    scripted: bool = False
+
+    def runs(self, fuel_per_test: int) -> list[Program]:
+        """Return what judging the solution takes: one run for a function, one per test for a script."""
+        if self.scripted:
+            return [Program(self.source, None, arguments, fuel_per_test) for arguments in self.inputs]
+        return [Program(self.source, "f", self.inputs, fuel_per_test)]
 
     @property
     def group(self) -> str:
@@ -52,6 +70,24 @@ def draw_argument(kind: InputKind, k: int, m: int, random: Random) -> list[Any]:
 def write_source(template: ProgramTemplate, k: int, m: int) -> str:
     """Write the solution of a template with its constants."""
     return f"def f({PARAMETER[template.takes]}):\n    return {template.body.format(k=k, m=m)}"
+
+
+def write_script(template: ProgramTemplate, k: int, m: int) -> str:
+    """Write the solution as a script; a list is printed as numbers with spaces, as it is read."""
+    body = template.body.format(k=k, m=m)
+    printed = f"*{body}" if template.takes == "list" and body.endswith("]") else body
+    return f"{PARAMETER[template.takes]} = {READ[template.takes]}\nprint({printed})"
+
+
+def as_script(draft: Draft) -> Draft:
+    """Return the same program on the same inputs, read from one line of standard input."""
+    lines = [[" ".join(map(str, _flatten(arguments))) + "\n"] for arguments in draft.inputs]
+    source = write_script(draft.template, draft.k, draft.m)
+    return draft._replace(source=source, inputs=lines, scripted=True)
+
+
+def _flatten(arguments: list[Any]) -> list[Any]:
+    return [value for argument in arguments for value in (argument if isinstance(argument, list) else [argument])]
 
 
 def draw_draft(template: ProgramTemplate, random: Random, tests: int) -> Draft:
@@ -91,14 +127,20 @@ def state(draft: Draft, ask: int, language: Language) -> tuple[str, str]:
     """Write the statement and the reasoning of a program."""
     template = draft.template
     what = template.statement[language].format(k=draft.k, m=draft.m)
-    prompt = ASK[language][ask].format(p=PARAMETER[template.takes], s=what)
+    asked = ASK_SCRIPT if draft.scripted else ASK
+    prompt = asked[language][ask].format(p=PARAMETER[template.takes], s=what)
+    if draft.scripted and template.takes in ("list", "pair"):
+        prompt += SPACES[language]
     body = template.body.format(k=draft.k, m=draft.m)
     return prompt, REASON[language].format(s=what, b=body)
 
 
 def to_problems(draft: Draft, tests: list[tuple[list[Any], Any]], public: int, fuel: int) -> Iterator[Problem]:
     """Yield every wording of one accepted program."""
-    spec = {"entry": "f", "public": tests[:public], "private": tests[public:], "fuel": fuel}
+    style: dict[str, Any] = {"style": "stdin"} if draft.scripted else {"entry": "f"}
+    if draft.scripted:
+        tests = [(arguments[0], printed) for arguments, printed in tests]
+    spec = style | {"public": tests[:public], "private": tests[public:], "fuel": fuel}
     languages: tuple[Language, ...] = ("en", "zh")
     for language in languages:
         for ask in range(len(ASK[language])):
@@ -117,12 +159,13 @@ def to_problems(draft: Draft, tests: list[tuple[list[Any], Any]], public: int, f
 
 
 def produce_values(sandbox: Sandbox, drafts: Sequence[Draft], fuel_per_test: int) -> list[list[Any]]:
-    """Run the solutions, many in one interpreter, and return the values of each; fewer where a run ended early.
+    """Run the solutions, many functions in one interpreter, and return the values of each; fewer where a run ended.
 
     Sharing an interpreter is cheap and safe enough for producing values, because a second run in an interpreter of
     its own decides whether they are right.
     """
-    bundles = [drafts[start : start + BUNDLE] for start in range(0, len(drafts), BUNDLE)]
+    functions = [draft for draft in drafts if not draft.scripted]
+    bundles = [functions[start : start + BUNDLE] for start in range(0, len(functions), BUNDLE)]
     programs: list[Program] = []
     for bundle in bundles:
         source = "\n".join(d.source.replace("def f(", f"def f{n}(") for n, d in enumerate(bundle))
@@ -134,23 +177,54 @@ def produce_values(sandbox: Sandbox, drafts: Sequence[Draft], fuel_per_test: int
         values = iter(result.values)
         for draft in bundle:
             found.append([value for _, value in zip(draft.inputs, values, strict=False)])
+    of_functions = iter(found)
+    of_scripts = iter(run_alone(sandbox, [draft for draft in drafts if draft.scripted], fuel_per_test))
+    return [next(of_scripts if draft.scripted else of_functions) for draft in drafts]
+
+
+def run_alone(sandbox: Sandbox, drafts: Sequence[Draft], fuel_per_test: int) -> list[list[Any]]:
+    """Run every solution in interpreters that nothing else uses; fewer values than inputs where a run failed."""
+    runs = [draft.runs(fuel_per_test) for draft in drafts]
+    results = iter(sandbox.run([program for group in runs for program in group]))
+    found: list[list[Any]] = []
+    for group in runs:
+        mine = [next(results) for _ in group]
+        found.append([value for result in mine if result.cause == "completed" for value in result.values])
     return found
 
 
 def synthesise(
-    sandbox: Sandbox, *, seed: int, wanted: int, tests: int, public: int, fuel_per_test: int
+    sandbox: Sandbox,
+    *,
+    seed: int,
+    wanted: int,
+    tests: int,
+    public: int,
+    fuel_per_test: int,
+    stdin_share: float = 0.0,
 ) -> tuple[list[Problem], dict[str, int]]:
     """Make `wanted` programs; return all their wordings and the counts of drafts by what became of them."""
-    drafts = draw_drafts(Random(f"{seed}/programs"), wanted, tests)
+    styles = Random(f"{seed}/styles")
+    drafts = [
+        as_script(draft) if styles.random() < stdin_share else draft
+        for draft in draw_drafts(Random(f"{seed}/programs"), wanted, tests)
+    ]
+    return accept(sandbox, drafts, public=public, fuel_per_test=fuel_per_test)
+
+
+def accept(
+    sandbox: Sandbox, drafts: Sequence[Draft], *, public: int, fuel_per_test: int
+) -> tuple[list[Problem], dict[str, int]]:
+    """Return the wordings of the drafts whose solution passes twice and whose tests no stub passes, and the counts."""
     first = produce_values(sandbox, drafts, fuel_per_test)
-    second = sandbox.run([Program(d.source, "f", d.inputs, fuel_per_test) for d in drafts])
+    second = run_alone(sandbox, drafts, fuel_per_test)
     counts = {"programs_drafted": len(drafts), "programs_failed": 0, "programs_unstable": 0, "programs_trivial": 0}
     problems: list[Problem] = []
     for draft, one, two in zip(drafts, first, second, strict=True):
-        if two.cause != "completed" or len(one) != len(two.values):
+        if not len(one) == len(two) == len(draft.inputs):
             counts["programs_failed"] += 1
             continue
-        if not all(map(same_value, two.values, one)):
+        if not all(map(same_value, two, one)):
             counts["programs_unstable"] += 1
             continue
         table = list(zip(draft.inputs, one, strict=True))

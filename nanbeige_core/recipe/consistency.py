@@ -8,6 +8,7 @@ from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.errors import RecipeError
 from nanbeige_core.recipe.configs.base import ModelConfig
 from nanbeige_core.recipe.configs.distill import DpdConfig
+from nanbeige_core.recipe.configs.rl import RlConfig, RolloutsConfig
 from nanbeige_core.recipe.layout import LayoutError, validate_layout
 
 if TYPE_CHECKING:
@@ -55,6 +56,46 @@ def check_tokenizers(stages: "Mapping[str, Stage]", path: Path) -> None:
                 f"{place}.in.teacher_tokenizer is {stage.inputs.get('teacher_tokenizer', 'missing')}, the teacher "
                 f"({stage.inputs['teacher']}) reads {teacher}: it must be given its own tokens."
             )
+
+
+def check_rollouts(stages: "Mapping[str, Stage]", path: Path) -> None:
+    """Raise RecipeError for an RL stage that cannot sample its policy, or cannot train on the rollouts it is given."""
+    for name, stage in stages.items():
+        config, place = stage.config, f"{path}: stages.{name}"
+        if not isinstance(config, RlConfig):
+            continue
+        if stage.runtime.engine == "openai":
+            raise RecipeError(
+                f"{place}.runtime.engine is openai, an endpoint that keeps its own weights: on-policy training samples "
+                "the trainer's. Choose transformers, vllm or vllm_server."
+            )
+        if "rollouts" not in stage.inputs:
+            continue
+        if config.loss.importance_cap is None:
+            raise RecipeError(
+                f"{place} trains on stored rollouts, but loss.importance_cap is none: from the second step on they "
+                "are another policy's, and nothing would weigh that. Set loss.importance_cap (2.0 is the default)."
+            )
+        made = stages.get(stage.inputs["rollouts"])
+        if made is not None and isinstance(made.config, RolloutsConfig):
+            _check_stored(place, config, made.name, made.config)
+
+
+def _check_stored(place: str, config: RlConfig, maker: str, made: RolloutsConfig) -> None:
+    """Raise RecipeError where rollouts of a `rollouts` stage do not fit the stage that trains on them."""
+    wanted = {"domain": config.domain, "sampling.temperature": config.sampling.temperature}
+    found = {"domain": made.domain, "sampling.temperature": made.sampling.temperature}
+    for value, expected in wanted.items():
+        if found[value] != expected:
+            raise RecipeError(
+                f"{place} has {value} {expected}, but its rollouts ({maker}) have {found[value]}: the trainer would "
+                "take them for what they are not. Set both to one value."
+            )
+    if made.steps < config.steps:
+        raise RecipeError(
+            f"{place}.steps is {config.steps}, but its rollouts ({maker}) hold {made.steps} steps. Raise "
+            f"{maker}.steps, or lower the other to {made.steps}."
+        )
 
 
 def tokenizer_of(stages: "Mapping[str, Stage]", name: str) -> str | None:

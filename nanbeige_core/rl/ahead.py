@@ -94,5 +94,5 @@ class Ahead:
         self._pending[step] = done
 
     def _draw(self, step: int, part: int, parts: int) -> Drawn:
-        version = self._engine.version
+        version = self._source.updates(step, self._engine.version)
         return Drawn(self._source.groups(step, part, parts), version)

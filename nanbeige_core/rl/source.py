@@ -14,7 +14,7 @@ from nanbeige_core.rl.judge import PairwiseJudge
 from nanbeige_core.rl.policy import Policy, fitting_prompts, make_rewarder, open_judgement, open_policy
 from nanbeige_core.rl.prompts import PromptRow
 from nanbeige_core.rl.rewards import Rewarder, Rollout
-from nanbeige_core.rl.rollout_table import StoredRollout
+from nanbeige_core.rl.rollout_table import StoredRollout, updates_of
 from nanbeige_core.rl.scoring import Scorer
 
 
@@ -23,6 +23,10 @@ class Source(Protocol):
 
     def groups(self, step: int, part: int, parts: int) -> list[list[Rollout]]:
         """Return every `parts`-th group of the step, from the `part`-th on."""
+        ...
+
+    def updates(self, step: int, held: int) -> int:
+        """Return after how many updates of its start the policy sampled the step; `held` is the engine's number."""
         ...
 
 
@@ -47,6 +51,11 @@ class SampledSource(NamedTuple):
             seed=step_seed(self.seed, step),
         )
         return self.rewarder.reward([self.prompts.rows[index] for index in chosen], drawn, step=step)
+
+    def updates(self, step: int, held: int) -> int:
+        """Return the engine's number: what is sampled now is sampled from the weights it holds."""
+        del step
+        return held
 
 
 class Sampling(NamedTuple):
@@ -90,6 +99,7 @@ class StoredSource:
     def __init__(self, rollouts: Sequence[StoredRollout], prompts: Mapping[str, PromptRow]) -> None:
         """Group the rows by step and prompt; rows of prompts that are not in `prompts` are left out."""
         self._steps: dict[int, dict[str, list[Rollout]]] = {}
+        self._updates = {stored.step: updates_of(stored.policy) for stored in rollouts}
         for stored in rollouts:
             if stored.prompt_id in prompts:
                 groups = self._steps.setdefault(stored.step, {})
@@ -103,6 +113,11 @@ class StoredSource:
     def groups(self, step: int, part: int, parts: int) -> list[list[Rollout]]:
         """Return stored groups in stored order."""
         return list(self._steps[step].values())[part::parts]
+
+    def updates(self, step: int, held: int) -> int:
+        """Return what the stored rows say."""
+        del held
+        return self._updates[step]
 
 
 def to_rollout(stored: StoredRollout, row: PromptRow) -> Rollout:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from nanbeige_core.contract import Job, Section
 from nanbeige_core.evals.exact_match import EncodedPrompts
 from nanbeige_core.generate.protocol import Engine
+from nanbeige_core.launch.ranks import rank
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.weights import read_model_card
@@ -24,6 +25,8 @@ from nanbeige_core.rl.source import Source, StoredSource, open_sampling
 
 HELD_OUT_SEED = 1_000_000
 """Added to the stage's seed: held-out samples never share random numbers with rollouts."""
+SHOWN = 6
+"""Changed verdicts, and names of policies, in the report."""
 
 
 @dataclass
@@ -67,7 +70,9 @@ def open_stage(job: Job, opened: ExitStack) -> Stage:
     sections: list[Section] = []
     if "rollouts" in job.inputs:
         source, rescored = open_stored_source(job, prompts.rows, judgement)
-        sections.append(rescored_section(rescored))
+        if rank() == 0:
+            job.progress(0.0, describe_rescored(rescored))
+        sections += rescored_sections(rescored)
     monitor = Monitor(
         own := _held_out(job, policy, judgement),
         _earlier(job, policy, judgement, opened) if config.monitor.every else {},
@@ -100,13 +105,33 @@ def open_stored_source(
     return source, rescored
 
 
-def rescored_section(rescored: Rescored) -> Section:
-    """Return the report's part about verdicts that changed since the rollouts were stored."""
-    text = (
-        f"{len(rescored.rollouts)} stored rollouts were scored again before training: {len(rescored.flips)} verdicts "
-        "changed."
+def describe_rescored(rescored: Rescored) -> str:
+    """Return in a line whose rollouts these are and what today's verifier says of them."""
+    changes = ", ".join(f"{row['rollouts']} from {row['was']} to {row['is']}" for row in rescored.transitions())
+    policies = sorted({rollout.policy for rollout in rescored.rollouts})
+    shown = ", ".join(policies[:SHOWN]) + (f" and {len(policies) - SHOWN} more" if len(policies) > SHOWN else "")
+    return (
+        f"{len(rescored.rollouts)} stored rollouts of {shown}: {len(rescored.rollouts) - rescored.kept} scored again "
+        f"before training, {len(rescored.flips)} verdicts changed{': ' if changes else ''}{changes}."
     )
-    return Section(title="Stored rollouts under today's verifier", text=text, table=rescored.transitions())
+
+
+def rescored_sections(rescored: Rescored) -> list[Section]:
+    """Return the report's part about verdicts that changed since the rollouts were stored, with examples."""
+    title = "Stored rollouts under today's verifier"
+    sections = [Section(title=title, text=describe_rescored(rescored), table=rescored.transitions())]
+    if rescored.flips:
+        examples = [
+            {
+                "prompt": flip.old.prompt_id,
+                "end of the response": flip.old.text[-80:],
+                "was": f"{flip.old.verdict} ({flip.old.reason})",
+                "is": f"{flip.new.verdict} ({flip.new.reason})",
+            }
+            for flip in rescored.flips[:SHOWN]
+        ]
+        sections.append(Section(title="Changed verdicts", table=examples))
+    return sections
 
 
 def _held_out(job: Job, policy: Policy, judgement: Scorer | PairwiseJudge) -> HeldOut:

@@ -1,10 +1,12 @@
 """Identity configs of the stages `problems` (prompt sets with verifiers) and `sft_data` (cold-start samples)."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from nanbeige_core.recipe.configs.base import IdentityConfig
+from nanbeige_core.recipe.fingerprint import added_field
 
 
 class DomainCounts(IdentityConfig):
@@ -12,7 +14,7 @@ class DomainCounts(IdentityConfig):
 
     math: int = Field(0, ge=0, description="Arithmetic and word problems. ours")
     science: int = Field(0, ge=0, description="Formula problems with integer answers. ours")
-    code: int = Field(0, ge=0, description="One-function programs with tests. ours")
+    code: int = Field(0, ge=0, description="Functions and scripts with tests. ours")
     general: int = Field(0, ge=0, description="Questions and writing requests. ours")
     agent: int = Field(0, ge=0, description="Turns that call a tool. ours")
 
@@ -21,7 +23,12 @@ class ProblemsConfig(IdentityConfig):
     """What the `problems` stage generates; every split is disjoint from every other one."""
 
     seed: int = Field(0, ge=0, description="Seed of every generator. ours")
-    chinese_share: float = Field(0.3, ge=0, le=1, description="Share of prompts in Chinese. ours")
+    chinese_share: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="Share of generated prompts in Chinese; at 0 or 1 the pools are of one language. ours",
+    )
     word_problem_share: float = Field(0.1, ge=0, le=1, description="Share of math that is word problems. ours")
     word_problem_characters: int = Field(
         4000, ge=100, description="Longest prompt plus reasoning of a word problem, characters. ours"
@@ -59,6 +66,25 @@ class ProblemsConfig(IdentityConfig):
         DomainCounts(math=500, science=300, code=300, general=100, agent=200),
         description="Final evaluation only. ours",
     )
+
+    stdin_share: float = added_field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of programs asked as scripts that read and print; the rest are functions. ours",
+    )
+    pool_language: Literal["both", "en", "zh"] = added_field(
+        "both", description="Language of programs and dialogues; left out, chinese_share 0 sets en and 1 sets zh. ours"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def derive_pool_language(cls, values: Any) -> Any:
+        """Make a share of none or all hold for pools too; as a value of its own, so that the fingerprint knows."""
+        alone = {0.0: "en", 1.0: "zh"}
+        if isinstance(values, Mapping) and values.get("chinese_share") in alone:
+            return {"pool_language": alone[values["chinese_share"]], **values}
+        return values
 
     @model_validator(mode="after")
     def validate_tests(self) -> Self:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from nanbeige_core.recipe.configs.base import SamplingConfig
+from nanbeige_core.recipe.configs.problems import ProblemsConfig
 from nanbeige_core.recipe.configs.rl import (
     OnPolicyFilterConfig,
     PassRatesConfig,
@@ -131,7 +132,10 @@ def rollouts(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cos
 
 
 def rl(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
-    """Steps of rollouts, rewards and one update each, and held-out samples before and after."""
+    """Steps of rollouts, rewards and one update each, and held-out samples before, after and while they run.
+
+    Rollouts that another stage stored cost their verification alone.
+    """
     config = cast(RlConfig, stage.config)
     decoder, pool = decoder_of(made, "checkpoint"), made["prompts"].problems
     assert pool is not None
@@ -148,7 +152,8 @@ def rl(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
     measured = draw(
         "sample held-out problems", stage, decoder, measuring, assume,
         # a win rate also needs opponents
-        prompts=held_out * (3 if judged else 2), samples=config.heldout.samples, prompt_tokens=prompt,
+        prompts=held_out * (3 if judged else 2) + _watched(config, pool, held_out), samples=config.heldout.samples,
+        prompt_tokens=prompt,
     )  # fmt: skip
     length = prompt + rollouts.response_tokens
     trained = rollouts.responses * assume.trained_rollouts.range
@@ -157,7 +162,7 @@ def rl(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
     positions = trained * length / assume.packing_fill.range
     rows = min(stage.runtime.micro_batch_size, config.prompts_per_step * config.group_size * length.expected / window)
     work: list[Work] = [
-        rollouts,
+        *([] if "rollouts" in stage.inputs else [rollouts]),
         Training("update", decoder, positions, length.at_most(window), max(rows, 1) * window),
         measured,
     ]
@@ -189,6 +194,21 @@ def rl(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
         storage_bytes=Range.exactly(checkpoint_bytes(decoder, with_optimizer=False))
         + Range(0.1 * text.low, 0.5 * text.expected, 4 * text.high),
     ).noting(no_room(stage, config.sampling, decoder), short)
+
+
+def _watched(config: RlConfig, pool: ProblemsConfig, held_out: Range) -> Range:
+    """Return the problems measured while the stage runs: its own, and of earlier domains once more before it."""
+    if not config.monitor.every:
+        return Range.exactly(0)
+    # the stages' order in the report: what comes before this one may be forgotten in it
+    order = list(STAGE_DOMAINS)
+    earlier = sum(
+        count_problems(pool, {"heldout"}, STAGE_DOMAINS[domain], limit=config.monitor.limit)
+        for domain in order[: order.index(config.domain)]
+    )
+    times = config.steps // config.monitor.every
+    least = min(times, config.monitor.patience + 1) if config.monitor.patience else times
+    return (held_out + earlier) * Range(least, times, times) + earlier
 
 
 def _upper(rows: Range) -> tuple[float, float]:
