@@ -7,10 +7,11 @@ import pytest
 
 from nanbeige_core.data.dedup.paragraphs import cut_paragraphs, find_repeated_paragraphs, split_paragraphs
 from nanbeige_core.data.dedup.shards import Columns
-from nanbeige_core.data.duplicates import ParagraphCuts, cut_repeated_paragraphs
+from nanbeige_core.data.duplicates import PARAGRAPH_SCHEMA, ParagraphCuts, cut_repeated_paragraphs
 from nanbeige_core.data.executors import LocalPool
 from nanbeige_core.data.pool import Pool
 from nanbeige_core.data.quality_tagging import TAGGED_SCHEMA
+from nanbeige_core.data.rows import ROWS
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
 from tests.data.test_dedup import Document, write
 from tests.data.test_retrieval_dedup import document, prose
@@ -101,3 +102,10 @@ def test_a_document_without_a_long_paragraph_of_its_own_goes_unless_evidence_nam
 def test_programs_keep_their_paragraphs(tmp_path: Path) -> None:
     rows = [document(name, SHARED, language="code") for name in "ab"]
     assert [row["text"] for row in cut(rows, set(), tmp_path).kept.rows()] == [SHARED, SHARED]
+
+
+def test_trace_reads_columns_that_the_table_of_cuts_has() -> None:
+    (table,) = [table for table in ROWS["retrieval_dedup"].tables if table.file == "paragraphs.parquet"]
+    assert {*table.key, *table.refers, *table.columns, *table.text} <= set(PARAGRAPH_SCHEMA.names)
+    values = {"paragraph": 2, "id": "a", "characters": 120, "kept_id": "b"}
+    assert table.says.format(**values) == "paragraph 2 of a cut (120 characters), kept in b"
