@@ -4,14 +4,17 @@
 
 The corpus is real: program sources, headers and documentation of this machine, a sixth of them planted twins. Stages
 follow one another as in a recipe, on what the one before left. `baseline` is the same process with everything
-imported and nothing read. Memory is the largest resident size of the process; it may hold a few dozen bytes of each
-document (ids, scores), so what is shown beside the ratio is how many bytes each further document took. The CPU
-seconds of each document are what `nanbeige price` calls core seconds.
+imported and nothing read. What was measured is kept in the folder, so stages may be measured one by one. Memory is the
+largest resident size of the process; it may hold a few dozen bytes of each document (ids, scores), so what is shown
+beside the ratio is how many bytes each further document took. The CPU seconds of each document are what
+`nanbeige price` calls core seconds.
 """
 
 import argparse
 import importlib
+import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -95,13 +98,19 @@ def run_stage(stage: str, folder: Path) -> None:
 
 
 def measure(stage: str, folder: Path) -> Taken:
-    """Run one stage as a process and return what it and its children took."""
+    """Run one stage as a process and return what it and its children took, or what it took before."""
+    kept = folder / f"{stage}.json"
+    if kept.exists():
+        return Taken(**json.loads(kept.read_text()))
+    shutil.rmtree(folder / stage, ignore_errors=True)
     command = [sys.executable, str(Path(__file__)), "--run", stage, str(folder)]
-    process = os.posix_spawn(sys.executable, command, os.environ | {"PYTHONPATH": str(ROOT)})
-    _, status, usage = os.wait4(process, 0)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    _, status, usage = os.wait4(os.posix_spawn(sys.executable, command, environment), 0)
     if status:
         raise SystemExit(f"{stage} failed on {folder}")
-    return Taken(usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
+    taken = Taken(usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
+    kept.write_text(json.dumps(taken._asdict()))
+    return taken
 
 
 def main() -> None:
@@ -121,6 +130,7 @@ def main() -> None:
         folder = options.folder / str(size)
         if not (folder / "problems").exists():
             build(folder / "shards", size, 8)
+            shutil.rmtree(folder / "ingest", ignore_errors=True)
             write_corpus(folder / "shards", folder)
         for stage in ("baseline", *options.stages):
             taken.setdefault(stage, []).append(measure(stage, folder))
