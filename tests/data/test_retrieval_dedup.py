@@ -13,7 +13,7 @@ from nanbeige_core.data.duplicates import drop_duplicates
 from nanbeige_core.data.pool import Pool
 from nanbeige_core.data.quality_tagging import TAGGED_SCHEMA
 from nanbeige_core.data.retrieval import find_latent_vectors, fuse_ranks, latent_vectors, retrieve_from_seeds
-from nanbeige_core.data.retrieval_dedup import EmptyPoolError, choose_high_tier, normalise_ranks, run
+from nanbeige_core.data.retrieval_dedup import EmptyPoolError, RecallError, choose_high_tier, normalise_ranks, run
 from nanbeige_core.data.tables import read_rows, write_rows
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
 from nanbeige_core.recipe.fingerprint import identity_values
@@ -172,6 +172,17 @@ def test_a_pool_of_which_nothing_is_left_is_an_error_with_the_reasons(make_job: 
     rows = [document(str(number), prose(number), gate="readability<1") for number in range(3)]
     with pytest.raises(EmptyPoolError, match="'gate_readability': 3"):
         curate(make_job, problems, "gated", rows)
+
+
+def test_seeds_that_may_recall_nothing_are_an_error_that_lists_what_there_is(make_job: MakeJob, problems: Path) -> None:
+    rows = [
+        document(f"d{number}", prose(number), 9.0 - number, source=("good", "bad")[number % 2]) for number in range(6)
+    ]
+    with pytest.raises(RecallError, match=r"trusted_sources is \['gone'\].*\['bad', 'good'\]"):
+        curate(make_job, problems, "gone", rows, trusted_sources=("gone",))
+    kept = curate(make_job, problems, "bad", rows, trusted_sources=("bad",), trusted_score=5.0, seeds_per_category=1)
+    similar = {row["id"] for row in kept["kept"] if row["similarity"] > 0}
+    assert similar == {"d1", "d3"}
 
 
 def test_optional_removals_leave_evidence_and_a_kept_document_for_each(make_job: MakeJob, problems: Path) -> None:
