@@ -48,6 +48,9 @@ def dedup(
     known: Annotated[list[Path] | None, typer.Option("--known", help="Work directory of an earlier run.")] = None,
     executor: Annotated[Where, typer.Option("--executor", help="array: run this in every rank.")] = Where.local,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Threads, or CPUs of Ray; 0: all.")] = 0,
+    ray_address: Annotated[
+        str, typer.Option("--ray-address", envvar="RAY_ADDRESS", help="Ray cluster; empty: one is started here.")
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Find duplicates: exact Jaccard decides, the best document stays, each removal leaves evidence in the work dir."""
@@ -61,9 +64,12 @@ def dedup(
 
     try:
         if executor is Where.array:
-            place = ArrayRank(_array_number("SLURM_ARRAY_TASK_ID"), _array_number("SLURM_ARRAY_TASK_COUNT"))
+            rank, ranks = _array_number("SLURM_ARRAY_TASK_ID"), _array_number("SLURM_ARRAY_TASK_COUNT")
+            place = ArrayRank(rank, ranks, job=os.environ.get("SLURM_ARRAY_JOB_ID", ""))
         elif executor is Where.ray:
-            place = RayTasks(cpus=workers or None)
+            # nothing is reported to Ray's makers unless a user asks for it
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            place = RayTasks(ray_address, cpus=workers or None)
         else:
             place = LocalPool(workers) if workers else LocalPool()
         found = deduplicate(

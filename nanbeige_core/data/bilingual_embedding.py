@@ -1,5 +1,6 @@
 """The stage that builds the bilingual embedding and lets it pass only if pages find their translations."""
 
+import heapq
 import json
 import random
 
@@ -96,10 +97,8 @@ def compare_retrievers(
 def _draw_pool(job: Job, held_out: set[str], config: BilingualEmbeddingConfig) -> list[str]:
     """Return documents of the pool, in an order of their ids, without pieces of held-out pages."""
     rows = read_rows(job.inputs["corpus"].path / "documents", ("id", "text", "provenance"))
-    kept = sorted(
-        (row["id"].rsplit("-", 1)[-1], row["text"]) for row in rows if _page_key(row["provenance"]) not in held_out
-    )
-    return [text for _, text in kept[: config.documents]]
+    kept = ((row["id"].rsplit("-", 1)[-1], row["text"]) for row in rows if _page_key(row["provenance"]) not in held_out)
+    return [text for _, text in heapq.nsmallest(config.documents, kept)]
 
 
 def _page_key(provenance: str) -> str:

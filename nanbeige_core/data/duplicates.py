@@ -6,7 +6,7 @@ The order matters: paragraphs are cut last, so that the document which keeps one
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,19 +23,17 @@ from nanbeige_core.data.dedup.run import DedupResult, deduplicate
 from nanbeige_core.data.dedup.semantic import find_semantic_duplicates
 from nanbeige_core.data.dedup.settings import DedupSettings
 from nanbeige_core.data.dedup.shards import Columns
-from nanbeige_core.data.tables import read_rows, table_files, write_shards
+from nanbeige_core.data.pool import Pool, Row
+from nanbeige_core.data.tables import read_rows
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
 
-CLEAN_SCHEMA = pa.schema([*((name, pa.string()) for name in ("id", "text", "source")), ("tag_score", pa.float64())])
-"""What deduplication reads of a document."""
+PROSE_SCHEMA = pa.schema([*((name, pa.string()) for name in ("id", "text", "source")), ("tag_score", pa.float64())])
+"""What the search for repeated paragraphs reads of a document."""
 
 PARAGRAPH_SCHEMA = pa.schema([*CUT_SCHEMA, ("opening", pa.string())])
 COLUMNS = Columns(quality="tag_score", source="source")
-ROWS_PER_FILE = 4000
 OPENING = 80
 """Characters of a cut paragraph that its evidence quotes."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Dropped:
 class ParagraphCuts(NamedTuple):
     """What cutting repeated paragraphs left: documents, removals, and a row of evidence for each paragraph cut."""
 
-    kept: list[Row]
+    kept: Pool
     dropped: list[Dropped]
     evidence: list[Row]
 
@@ -70,79 +68,70 @@ def dedup_settings(config: RetrievalDedupConfig) -> DedupSettings:
     )
 
 
-def drop_duplicates(
-    rows: list[Row], config: RetrievalDedupConfig, work: Path
-) -> tuple[list[Row], list[Dropped], DedupResult]:
-    """Remove exact copies and verified near-duplicates; the best by (score, length, id) stays. `work` holds shards."""
-    shards = _write_clean(rows, work / "clean")
-    found = deduplicate(shards, work / "dedup", dedup_settings(config), columns=COLUMNS)
+def drop_duplicates(pool: Pool, config: RetrievalDedupConfig, work: Path) -> tuple[Pool, list[Dropped], DedupResult]:
+    """Remove exact copies and verified near-duplicates of a whole pool; the best by (score, length, id) stays."""
+    found = deduplicate(pool.files, work, dedup_settings(config), columns=COLUMNS)
     dropped = [
         Dropped(row["id"], row["reason"], row["kept_id"], row["score"])
         for row in read_rows(found.evidence, ("id", "reason", "kept_id", "score"))
     ]
-    removed = {item.id for item in dropped}
-    return [row for row in rows if row["id"] not in removed], dropped, found
+    return pool.without(item.id for item in dropped), dropped, found
 
 
 def drop_same_meaning(
-    rows: list[Row], vectors_DV: NDArray[np.float32], config: RetrievalDedupConfig
-) -> tuple[list[Row], list[Dropped]]:
+    pool: Pool, vectors_DV: NDArray[np.float32], config: RetrievalDedupConfig
+) -> tuple[Pool, list[Dropped]]:
     """Remove documents whose vector comes too close to that of a kept, better one in the same language."""
-    merit = sorted(range(len(rows)), key=lambda i: (-rows[i]["tag_score"], -len(rows[i]["text"]), rows[i]["id"]))
+    rows = [
+        (-row["tag_score"], -len(row["text"]), row["id"], row["language"])
+        for row in pool.rows("tag_score", "text", "language")
+    ]
     found = find_semantic_duplicates(
         vectors_DV,
-        merit,
-        [row["language"] for row in rows],
+        sorted(range(len(rows)), key=rows.__getitem__),
+        [language for *_, language in rows],
         threshold=config.semantic_cosine,
         clusters=config.semantic_clusters,
         seed=config.seed,
     )
-    dropped = [
-        Dropped(rows[item.removed]["id"], "semantic_duplicate", rows[item.kept]["id"], item.cosine) for item in found
-    ]
-    removed = {item.id for item in dropped}
-    return [row for row in rows if row["id"] not in removed], dropped
+    dropped = [Dropped(rows[item.removed][2], "semantic_duplicate", rows[item.kept][2], item.cosine) for item in found]
+    return pool.without(item.id for item in dropped), dropped
 
 
 def cut_repeated_paragraphs(
-    rows: list[Row], named: set[str], config: RetrievalDedupConfig, work: Path
+    pool: Pool, schema: pa.Schema, named: set[str], config: RetrievalDedupConfig, work: Path
 ) -> ParagraphCuts:
     """Cut long paragraphs that a better document holds; drop a document of which nothing but short ones would remain.
 
     Programs are left alone: half a program is none. So is a document to be dropped that is `named` as the kept one in
-    earlier evidence.
+    earlier evidence. What is kept has the columns of `schema`.
     """
-    prose = [row for row in rows if row["language"] != "code"]
-    shards = _write_clean(prose, work / "prose")
-    found = find_repeated_paragraphs(shards, work, characters=config.paragraph_characters, columns=COLUMNS)
+    prose = Pool.write(work / "prose", PROSE_SCHEMA, (row for row in pool.rows() if row["language"] != "code"))
+    found = find_repeated_paragraphs(prose.files, work, characters=config.paragraph_characters, columns=COLUMNS)
     cuts: dict[str, list[Row]] = {}
     for cut in found.to_pylist():
         cuts.setdefault(cut["id"], []).append(cut)
-    kept: list[Row] = []
     dropped: list[Dropped] = []
     evidence: list[Row] = []
-    for row in rows:
-        mine = cuts.get(row["id"], [])
-        if mine and len(mine) == sum(1 for _ in long_paragraphs(row["text"], config.paragraph_characters)):
-            if row["id"] not in named:
-                longest = max(mine, key=lambda cut: (cut["characters"], -cut["paragraph"]))
-                share = sum(cut["characters"] for cut in mine) / len(row["text"])
-                dropped.append(Dropped(row["id"], "repeated_paragraphs", longest["kept_id"], min(1.0, share)))
-                evidence += _quote(row["text"], mine)
-                continue
-            mine = []
-        evidence += _quote(row["text"], mine)
-        kept.append(row | {"text": cut_paragraphs(row["text"], {cut["paragraph"] for cut in mine})})
-    return ParagraphCuts(kept, dropped, evidence)
+
+    def cut_each() -> Iterator[Row]:
+        for row in pool.rows():
+            mine = cuts.get(row["id"], [])
+            if mine and len(mine) == sum(1 for _ in long_paragraphs(row["text"], config.paragraph_characters)):
+                if row["id"] not in named:
+                    longest = max(mine, key=lambda cut: (cut["characters"], -cut["paragraph"]))
+                    share = sum(cut["characters"] for cut in mine) / len(row["text"])
+                    dropped.append(Dropped(row["id"], "repeated_paragraphs", longest["kept_id"], min(1.0, share)))
+                    evidence.extend(_quote(row["text"], mine))
+                    continue
+                mine = []
+            evidence.extend(_quote(row["text"], mine))
+            yield row | {"text": cut_paragraphs(row["text"], {cut["paragraph"] for cut in mine})}
+
+    return ParagraphCuts(Pool.write(work / "kept", schema, cut_each()), dropped, evidence)
 
 
 def _quote(text: str, cuts: list[Row]) -> Iterator[Row]:
     paragraphs = split_paragraphs(text)[::2]
     for cut in cuts:
         yield cut | {"opening": paragraphs[cut["paragraph"]][:OPENING]}
-
-
-def _write_clean(rows: list[Row], folder: Path) -> list[Path]:
-    clean = ({name: row[name] for name in CLEAN_SCHEMA.names} for row in rows)
-    write_shards(folder, CLEAN_SCHEMA, clean, rows_per_file=ROWS_PER_FILE)
-    return table_files(folder)

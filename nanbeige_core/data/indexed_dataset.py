@@ -36,6 +36,38 @@ def token_dtype(vocab_size: int) -> np.dtype[np.integer]:
     return np.dtype(np.uint16) if vocab_size < SMALL_VOCABULARY else np.dtype(np.int32)
 
 
+class IndexedDatasetWriter:
+    """Writes `prefix.bin` and `prefix.idx` piece by piece; neither is there before `close`, each is then complete."""
+
+    def __init__(self, prefix: Path, vocab_size: int) -> None:
+        """Open the file of tokens under a temporary name."""
+        self._prefix = prefix
+        self._dtype = token_dtype(vocab_size)
+        self._lengths: list[NDArray[np.int32]] = []
+        self._stream = self._part("bin").open("wb")
+
+    def append(self, tokens: NDArray[np.integer], lengths: NDArray[np.integer]) -> None:
+        """Add documents: their tokens end to end, and the length of each."""
+        self._stream.write(tokens.astype(self._dtype, copy=False).data)
+        self._lengths.append(lengths.astype(np.int32))
+
+    def close(self) -> int:
+        """Commit both files and return the number of tokens."""
+        self._stream.close()
+        lengths = np.concatenate([np.empty(0, np.int32), *self._lengths])
+        ends = np.cumsum(lengths, dtype=np.int64) * self._dtype.itemsize
+        pointers = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) if len(lengths) else np.empty(0, np.int64)
+        boundaries = np.arange(len(lengths) + 1, dtype=np.int64)
+        header = MAGIC + struct.pack("<QBQQ", VERSION, DTYPE_CODES[self._dtype.name], len(lengths), len(boundaries))
+        self._part("idx").write_bytes(header + lengths.tobytes() + pointers.tobytes() + boundaries.tobytes())
+        for kind in ("bin", "idx"):
+            os.replace(self._part(kind), self._prefix.with_name(f"{self._prefix.name}.{kind}"))
+        return int(lengths.sum(dtype=np.int64))
+
+    def _part(self, kind: str) -> Path:
+        return self._prefix.with_name(f".{self._prefix.name}.{kind}.part")
+
+
 def write_indexed_dataset(
     prefix: Path,
     documents: Sequence[NDArray[np.integer]],
@@ -47,19 +79,11 @@ def write_indexed_dataset(
 
     With `lengths`, the arrays are any pieces of the token stream, and `lengths` says where documents end in it.
     """
-    dtype = token_dtype(vocab_size)
     if lengths is None:
         lengths = np.array([len(document) for document in documents], dtype=np.int32)
-    lengths = lengths.astype(np.int32, copy=False)
-    tokens = np.concatenate(documents).astype(dtype, copy=False) if len(documents) else np.empty(0, dtype)
-    ends = np.cumsum(lengths, dtype=np.int64) * dtype.itemsize
-    pointers = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) if len(lengths) else np.empty(0, np.int64)
-    boundaries = np.arange(len(lengths) + 1, dtype=np.int64)
-    header = MAGIC + struct.pack("<QBQQ", VERSION, DTYPE_CODES[dtype.name], len(lengths), len(boundaries))
-    _replace(prefix.with_name(prefix.name + ".bin"), tokens.data)
-    index = header + lengths.tobytes() + pointers.tobytes() + boundaries.tobytes()
-    _replace(prefix.with_name(prefix.name + ".idx"), index)
-    return int(lengths.sum(dtype=np.int64))
+    writer = IndexedDatasetWriter(prefix, vocab_size)
+    writer.append(np.concatenate(documents) if len(documents) else np.empty(0, np.int32), lengths)
+    return writer.close()
 
 
 def read_indexed_dataset(prefix: Path) -> IndexedDataset:
@@ -87,9 +111,3 @@ def read_indexed_dataset(prefix: Path) -> IndexedDataset:
         )
     tokens = np.memmap(bin_path, dtype, "r") if starts[-1] else np.empty(0, dtype)
     return IndexedDataset(tokens, starts)
-
-
-def _replace(path: Path, content: bytes | memoryview) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

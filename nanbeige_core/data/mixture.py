@@ -1,15 +1,18 @@
 """The mixture: tokenised sets by tier and category, a held-out set, and the weights of the four phases.
 
-Documents are encoded in chunks that are committed one by one, so an interrupted run goes on where it stopped. The
-sidecar maps every indexed sequence back to its document.
+Documents are brought into their seeded order by an external sort and encoded in chunks that are committed one by one,
+so an interrupted run goes on where it stopped and no more than a chunk of text is held. The sidecar maps every indexed
+sequence back to its document.
 """
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,107 +20,125 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from nanbeige_core.contract import Job, Outcome, Plot, Section
+from nanbeige_core.data.dedup.shards import number_column
 from nanbeige_core.data.encoding import BulkEncoder
-from nanbeige_core.data.indexed_dataset import write_indexed_dataset
+from nanbeige_core.data.indexed_dataset import IndexedDatasetWriter
 from nanbeige_core.data.phases import TokenSet, weigh_phases
-from nanbeige_core.data.rendering import PROBLEM_COLUMNS, choose_rendering, render_problem
-from nanbeige_core.data.tables import read_rows, write_rows
+from nanbeige_core.data.rendering import PROBLEM_COLUMNS, Rendered, choose_rendering, render_problem
+from nanbeige_core.data.reordering import ranks_of, reorder
+from nanbeige_core.data.tables import read_batches, read_rows, write_rows
 from nanbeige_core.data.tokenizer import tokenizer_fingerprint
 from nanbeige_core.recipe.configs.data import MixtureConfig
 
 SIDECAR_SCHEMA = pa.schema(
     [("set", pa.string()), ("index", pa.int64()), ("document_id", pa.string()), ("tokens", pa.int64())]
 )
+TEXT_SCHEMA = pa.schema([("text", pa.string()), ("controls", pa.bool_())])
+"""What is encoded; `controls` says that control-token names in the text are control tokens."""
+
 DOCUMENTS_PER_CHUNK = 2000
 VALIDATION = "validation"
 
 
-class Document(NamedTuple):
-    """One document on its way into a set; `controls` says that control-token names in it are control tokens."""
+@dataclass(frozen=True)
+class Documents:
+    """Every document in its seeded order: its id and its set (an index into `sets`), but not its text."""
 
-    id: str
-    set: str
-    text: str
-    controls: bool
+    ids: pa.Array
+    members_D: NDArray[np.int32]
+    sets: tuple[str, ...]
+    ranks_D: NDArray[np.int64]
+    """Place in the order of each document as it is read."""
 
 
 def run(job: Job) -> Outcome:
     """Write one indexed dataset per tier and category, the held-out one, the sidecar and `mixture.json`."""
     config: MixtureConfig = job.config
-    documents = assign_held_out(collect_documents(job, config), config)
+    documents = assign_held_out(order_documents(job, config), config)
+    chunks = reorder(
+        read_texts(job, config),
+        documents.ranks_D,
+        TEXT_SCHEMA,
+        job.scratch / "ordered",
+        rows_per_file=DOCUMENTS_PER_CHUNK,
+    )
     tokenizer_path = job.inputs["tokenizer"].path
     tokenizer = Tokenizer.from_file(str(tokenizer_path / "tokenizer.json"))
-    encoded = encode_in_chunks(job, tokenizer, documents)
+    encoded = encode_chunks(job, tokenizer, chunks)
     return write_mixture(job, config, documents, encoded, tokenizer_path, tokenizer.get_vocab_size())
 
 
-def collect_documents(job: Job, config: MixtureConfig) -> list[Document]:
+def order_documents(job: Job, config: MixtureConfig) -> Documents:
     """Return the curated documents and the rendered pretraining problems, in a seeded order."""
-    columns = ("id", "text", "category", "tier")
-    documents = [
-        Document(row["id"], f"{row['tier']}-{row['category']}", row["text"], controls=False)
-        for row in read_rows(job.inputs["corpus"].path / "documents", columns)
-    ]
-    for row in read_rows(job.inputs["problems"].path / "prompts.parquet", PROBLEM_COLUMNS):
-        if row["split"] == "pretrain":
-            rendering = choose_rendering(row["id"], config.long_cot_share, config.worked_share, config.seed)
-            text, category, controls = render_problem(row, rendering)
-            documents.append(Document(row["id"], f"hq-{category}", text, controls))
-    return sorted(documents, key=lambda document: _order(document.id, config.seed))
+    ids: list[pa.Array] = []
+    members: list[int] = []
+    keys: list[bytes] = []
+    numbers: dict[str, int] = {}
+    for batch in itertools.chain(_corpus_sets(job), _problem_sets(job, config)):
+        ids.append(batch.column("id"))
+        keys.append(b"".join(_order(name, config.seed) for name in batch.column("id").to_pylist()))
+        members += [numbers.setdefault(name, len(numbers)) for name in batch.column("set").to_pylist()]
+    # the first half of a SHA-256 as two numbers sorts like the whole
+    halves = np.frombuffer(b"".join(keys), ">u8").reshape(-1, 2)
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    return Documents(
+        pa.chunked_array(ids, pa.string()).combine_chunks().take(number_column(order)),
+        np.array(members, np.int32)[order],
+        tuple(numbers),
+        ranks_of(order),
+    )
 
 
-def assign_held_out(documents: list[Document], config: MixtureConfig) -> list[Document]:
+def read_texts(job: Job, config: MixtureConfig) -> Iterator[pa.RecordBatch]:
+    """Yield the texts of all documents, as they are read."""
+    for batch in read_batches(job.inputs["corpus"].path / "documents", ("text",)):
+        controls = pa.array([False] * batch.num_rows, pa.bool_())
+        yield pa.record_batch([batch.column("text"), controls], TEXT_SCHEMA)
+    for rows in _problem_batches(job):
+        rendered = [_render(row, config) for row in rows]
+        columns = [pa.array([item.text for item in rendered]), pa.array([item.controls for item in rendered])]
+        yield pa.record_batch(columns, TEXT_SCHEMA)
+
+
+def assign_held_out(documents: Documents, config: MixtureConfig) -> Documents:
     """Move the first `validation_share` of each set to validation; a set of one document keeps it for training."""
-    sizes: dict[str, int] = {}
-    for document in documents:
-        sizes[document.set] = sizes.get(document.set, 0) + 1
-    left = {name: min(size - 1, int(np.ceil(size * config.validation_share))) for name, size in sizes.items()}
-    result: list[Document] = []
-    for document in documents:
-        if left[document.set] > 0:
-            left[document.set] -= 1
-            document = document._replace(set=VALIDATION)
-        result.append(document)
-    return result
+    validation = len(documents.sets)
+    members_D = documents.members_D.copy()
+    for number in range(validation):
+        places = np.flatnonzero(documents.members_D == number)
+        held_out = min(len(places) - 1, int(np.ceil(len(places) * config.validation_share)))
+        members_D[places[:held_out]] = validation
+    return Documents(documents.ids, members_D, (*documents.sets, VALIDATION), documents.ranks_D)
 
 
-def encode_in_chunks(job: Job, tokenizer: Tokenizer, documents: list[Document]) -> list[NDArray[np.integer]]:
-    """Return the ids of each document, each ending with the end-of-text token; finished chunks are not redone."""
+def encode_chunks(job: Job, tokenizer: Tokenizer, chunks: list[Path]) -> list[Path]:
+    """Encode each file of texts into one of token ids and lengths, and return these; finished ones are not redone.
+
+    Every document ends with the end-of-text token.
+    """
     encoder = BulkEncoder(tokenizer)
-    encoded: list[NDArray[np.integer]] = []
-    for number, chunk in enumerate(batched_documents(documents)):
+    encoded: list[Path] = []
+    for number, chunk in enumerate(chunks):
         path = job.scratch / f"chunk-{number:05d}.npz"
         if not path.exists():
-            _encode_chunk(encoder, chunk, path)
-        with np.load(path) as stored:
-            encoded += np.split(stored["tokens"], np.cumsum(stored["lengths"])[:-1])
-        job.progress(min(0.95, len(encoded) / len(documents)), f"encoded {len(encoded):,} documents")
+            _encode_chunk(encoder, list(read_rows(chunk)), path)
+        encoded.append(path)
+        job.progress(0.95 * len(encoded) / len(chunks), f"encoded {len(encoded):,} of {len(chunks):,} chunks")
     return encoded
-
-
-def batched_documents(documents: list[Document]) -> Iterator[list[Document]]:
-    """Yield the documents in commit-sized chunks."""
-    for start in range(0, len(documents), DOCUMENTS_PER_CHUNK):
-        yield documents[start : start + DOCUMENTS_PER_CHUNK]
 
 
 def write_mixture(
     job: Job,
     config: MixtureConfig,
-    documents: list[Document],
-    encoded: list[NDArray[np.integer]],
+    documents: Documents,
+    encoded: list[Path],
     tokenizer_path: Path,
     vocab_size: int,
 ) -> Outcome:
     """Write the sets, the sidecar and `mixture.json`, and report what they hold."""
-    members: dict[str, list[int]] = {}
-    for position, document in enumerate(documents):
-        members.setdefault(document.set, []).append(position)
-    tokens = {
-        name: write_indexed_dataset(job.work / name, [encoded[p] for p in positions], vocab_size)
-        for name, positions in sorted(members.items())
-    }
-    sets = [_token_set(name, tokens[name], len(members[name])) for name in sorted(members) if name != VALIDATION]
+    tokens, lengths_D = _write_sets(job.work, documents, encoded, vocab_size)
+    sizes = {name: int((documents.members_D == number).sum()) for number, name in enumerate(documents.sets)}
+    sets = [_token_set(name, tokens[name], sizes[name]) for name in sorted(tokens) if name != VALIDATION]
     phases = weigh_phases(
         sets,
         hq_token_share=config.hq_token_share,
@@ -125,12 +146,7 @@ def write_mixture(
         decay_factor=config.decay_factor,
         decay_categories=config.decay_categories,
     )
-    sidecar = (
-        {"set": name, "index": index, "document_id": documents[p].id, "tokens": len(encoded[p])}
-        for name, positions in sorted(members.items())
-        for index, p in enumerate(positions)
-    )
-    write_rows(job.work / "sidecar.parquet", SIDECAR_SCHEMA, sidecar)
+    write_rows(job.work / "sidecar.parquet", SIDECAR_SCHEMA, _sidecar_rows(documents, lengths_D))
     description = {
         "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer_path),
         "vocab_size": vocab_size,
@@ -144,7 +160,64 @@ def write_mixture(
     temporary = job.work / ".mixture.json.part"
     temporary.write_text(json.dumps(description, indent=1) + "\n")
     os.replace(temporary, job.work / "mixture.json")
-    return _report(sets, phases, tokens.get(VALIDATION, 0), len(members.get(VALIDATION, [])))
+    return _report(sets, phases, tokens.get(VALIDATION, 0), sizes[VALIDATION])
+
+
+def _write_sets(
+    folder: Path, documents: Documents, encoded: list[Path], vocab_size: int
+) -> tuple[dict[str, int], NDArray[np.int32]]:
+    """Write all sets side by side, one chunk after the other; return the tokens of each and the length of each row."""
+    present = np.unique(documents.members_D).tolist()
+    writers = {number: IndexedDatasetWriter(folder / documents.sets[number], vocab_size) for number in present}
+    lengths_D = np.empty(len(documents.members_D), np.int32)
+    first = 0
+    for path in encoded:
+        with np.load(path) as stored:
+            tokens, lengths = stored["tokens"], stored["lengths"]
+        members = documents.members_D[first : first + len(lengths)]
+        for number in np.unique(members).tolist():
+            mine = members == number
+            writers[number].append(tokens[np.repeat(mine, lengths)], lengths[mine])
+        lengths_D[first : first + len(lengths)] = lengths
+        first += len(lengths)
+    return {documents.sets[number]: writer.close() for number, writer in writers.items()}, lengths_D
+
+
+def _sidecar_rows(documents: Documents, lengths_D: NDArray[np.int32]) -> Iterator[dict[str, Any]]:
+    for name, number in sorted((name, number) for number, name in enumerate(documents.sets)):
+        places = np.flatnonzero(documents.members_D == number)
+        for index, place in enumerate(places.tolist()):
+            yield {
+                "set": name,
+                "index": index,
+                "document_id": documents.ids[place].as_py(),
+                "tokens": int(lengths_D[place]),
+            }
+
+
+def _corpus_sets(job: Job) -> Iterator[pa.RecordBatch]:
+    for batch in read_batches(job.inputs["corpus"].path / "documents", ("id", "tier", "category")):
+        columns = (batch.column(name).to_pylist() for name in ("tier", "category"))
+        sets = [f"{tier}-{category}" for tier, category in zip(*columns, strict=True)]
+        yield pa.record_batch([batch.column("id"), pa.array(sets)], ["id", "set"])
+
+
+def _problem_sets(job: Job, config: MixtureConfig) -> Iterator[pa.RecordBatch]:
+    for rows in _problem_batches(job):
+        sets = [f"hq-{_render(row, config).category}" for row in rows]
+        yield pa.record_batch([pa.array([row["id"] for row in rows]), pa.array(sets)], ["id", "set"])
+
+
+def _problem_batches(job: Job) -> Iterator[list[dict[str, Any]]]:
+    rows = read_rows(job.inputs["problems"].path / "prompts.parquet", PROBLEM_COLUMNS)
+    chosen = (row for row in rows if row["split"] == "pretrain")
+    while batch := list(itertools.islice(chosen, DOCUMENTS_PER_CHUNK)):
+        yield batch
+
+
+def _render(row: dict[str, Any], config: MixtureConfig) -> Rendered:
+    rendering = choose_rendering(row["id"], config.long_cot_share, config.worked_share, config.seed)
+    return render_problem(row, rendering)
 
 
 def _token_set(name: str, tokens: int, documents: int) -> TokenSet:
@@ -152,20 +225,24 @@ def _token_set(name: str, tokens: int, documents: int) -> TokenSet:
     return TokenSet(tier, category, tokens, documents)
 
 
-def _encode_chunk(encoder: BulkEncoder, chunk: list[Document], path: Path) -> None:
+def _encode_chunk(encoder: BulkEncoder, chunk: list[dict[str, Any]], path: Path) -> None:
     rows: list[NDArray[np.integer]] = [np.empty(0, encoder.dtype)] * len(chunk)
     for controls in (False, True):
-        chosen = [index for index, document in enumerate(chunk) if document.controls == controls]
-        found = encoder.encode([chunk[index].text for index in chosen], controls=controls)
+        chosen = [index for index, document in enumerate(chunk) if document["controls"] == controls]
+        found = encoder.encode([chunk[index]["text"] for index in chosen], controls=controls)
         for index, row in zip(chosen, np.split(found.tokens, np.cumsum(found.lengths)[:-1]), strict=False):
             rows[index] = row
     temporary = path.with_name(f".{path.name}.part.npz")
-    np.savez(temporary, tokens=np.concatenate(rows), lengths=np.array([len(row) for row in rows]))
+    np.savez(
+        temporary,
+        tokens=np.concatenate([np.empty(0, encoder.dtype), *rows]),
+        lengths=np.array([len(row) for row in rows]),
+    )
     os.replace(temporary, path)
 
 
 def _order(key: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    return hashlib.sha256(f"{seed}:{key}".encode()).digest()[:16]
 
 
 def _report(

@@ -9,6 +9,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from nanbeige_core.contract import Gain, Job, Outcome, Plot, Section
 from nanbeige_core.data.annotators import GRADED_LABELS, LABELS
 from nanbeige_core.data.character_model import CharacterModel
 from nanbeige_core.data.corruptions import CORRUPTIONS
-from nanbeige_core.data.tables import read_rows, write_rows
+from nanbeige_core.data.tables import read_table, take_rows, write_rows
 from nanbeige_core.data.tagging.dimensions import Dimension, candidate_dimensions
 from nanbeige_core.data.tagging.grading import GradeScale, weighted_kappa
 from nanbeige_core.data.tagging.measures import measure_all
@@ -42,6 +43,7 @@ CANDIDATE_SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("gain", "alone", "overlap")),
     ]
 )
+SAMPLE_COLUMNS = ("id", "text", "language", "provenance")
 REFERENCE_DOCUMENTS = 2500
 """Documents the character model reads; none of them is annotated."""
 
@@ -69,8 +71,7 @@ def run(job: Job) -> Outcome:
     """Write the chosen dimensions, and the table of all candidates with what decided about each."""
     config: QualityDimensionsConfig = job.config
     dimensions = candidate_dimensions()
-    rows = list(read_rows(job.inputs["corpus"].path / "documents", ("id", "text", "language", "provenance")))
-    sample, reference = draw_sample(rows, config)
+    sample, reference = draw_sample(job.inputs["corpus"].path / "documents", config)
     job.progress(0.1, f"annotating {len(sample)} documents with {len(dimensions)} dimensions")
     offline_DL = measure_sample(sample, reference, dimensions)
     unscored: Counter[str] = Counter()
@@ -90,14 +91,13 @@ def run(job: Job) -> Outcome:
     return _report(candidates, held_out, agreement, unscored, len(sample))
 
 
-def draw_sample(
-    rows: list[dict[str, Any]], config: QualityDimensionsConfig
-) -> tuple[list[Annotated], list[dict[str, Any]]]:
+def draw_sample(documents: Path, config: QualityDimensionsConfig) -> tuple[list[Annotated], list[dict[str, Any]]]:
     """Return clean documents and damaged copies, and other documents for the language model.
 
     Raises ValueError when the corpus is too small to hold both.
     """
-    order = sorted(rows, key=lambda row: row["id"])
+    ids: list[str] = read_table(documents, ["id"])["id"].to_pylist()
+    order = sorted(range(len(ids)), key=ids.__getitem__)
     source = random.Random(config.seed)
     source.shuffle(order)
     count = int(config.annotated_documents * (1 - config.corrupted_share))
@@ -108,7 +108,7 @@ def draw_sample(
         )
     clean = [
         Annotated(row["id"], row["text"], row["language"], number, grades=_grades_of(row))
-        for number, row in enumerate(order[:count])
+        for number, row in enumerate(take_rows(documents, order[:count], SAMPLE_COLUMNS))
     ]
     damaged: list[Annotated] = []
     for number in range(config.annotated_documents - count):
@@ -117,7 +117,7 @@ def draw_sample(
         text = corruption.apply(parent.text, severity, source, other.text)
         if text != parent.text:
             damaged.append(Annotated(parent.id, text, parent.language, parent.parent, corruption.name, severity))
-    return clean + damaged, order[count : count + REFERENCE_DOCUMENTS]
+    return clean + damaged, take_rows(documents, order[count : count + REFERENCE_DOCUMENTS], SAMPLE_COLUMNS)
 
 
 def measure_sample(

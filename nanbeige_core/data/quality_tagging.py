@@ -9,30 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import nnls
 from scipy.stats import rankdata
 
 from nanbeige_core.contract import Gain, Job, Outcome, Plot, Section
-from nanbeige_core.data.annotators import GRADED_LABELS, LABELS
+from nanbeige_core.data.annotators import GRADED_LABELS
 from nanbeige_core.data.character_model import CharacterModel
 from nanbeige_core.data.corruptions import CORRUPTIONS
-from nanbeige_core.data.ingest import CORPUS_SCHEMA
 from nanbeige_core.data.student import Student, featurise, fit_student, predict_labels
-from nanbeige_core.data.tables import read_rows, table_files, write_rows
+from nanbeige_core.data.tables import read_table, take_rows
 from nanbeige_core.data.tagging.examples import Example, build_examples
 from nanbeige_core.data.tagging.label_set import BUILT_IN, LabelSet, read_label_set
+from nanbeige_core.data.tagging.tagger import Tagger, score_labels, tag_pool, tagged_schema
 from nanbeige_core.evals.records import write_records
 from nanbeige_core.recipe.configs.data import QualityTaggingConfig
-
-
-def tagged_schema(labels: LabelSet) -> pa.Schema:
-    """Return the columns of a tagged document: those of the corpus, the labels, the score and the gate."""
-    scores = [*((name, pa.float32()) for name in labels.names), ("tag_score", pa.float32()), ("gate", pa.string())]
-    return pa.schema([*CORPUS_SCHEMA, *scores])
-
 
 TAGGED_SCHEMA = tagged_schema(BUILT_IN)
 FOLDS = 4
@@ -46,6 +38,7 @@ OUTSCORES_COPY = "outscores_damaged_copy"
 PULL_TO_MEAN = 0.02
 """Penalty per document that pulls the weights of the score to the plain mean."""
 
+SAMPLE_COLUMNS = ("id", "text", "language", "provenance")
 REFERENCE_DOCUMENTS = 2500
 """Documents the character model reads; none of them is held out."""
 
@@ -56,8 +49,7 @@ def run(job: Job) -> Outcome:
     chosen = job.inputs.get("dimensions")
     label_set = read_label_set(chosen.path) if chosen else BUILT_IN
     folder = job.inputs["corpus"].path / "documents"
-    rows = list(read_rows(folder, columns=("id", "text", "language", "provenance")))
-    sample, reference = _draw(rows, config)
+    sample, reference = draw(folder, config)
     model = CharacterModel()
     for row in reference:
         model.learn(row["text"][:2000])
@@ -65,8 +57,8 @@ def run(job: Job) -> Outcome:
     examples = build_examples(sample, model, config, label_set)
     student, weights = distil(examples, model, config, label_set)
     job.progress(0.5, "tagging the pool")
-    gated = _tag_pool(job, folder, model, student, weights, config, label_set)
-    outcome, records = _report(examples, model, student, weights, config, label_set, gated, len(rows))
+    gated = tag_pool(job, folder, Tagger(model, student, weights), config, label_set)
+    outcome, records = _report(examples, model, student, weights, config, label_set, gated)
     write_records(job.work, {OUTSCORES_COPY: records})
     return outcome
 
@@ -97,36 +89,22 @@ def _grade(values: NDArray[np.float64], config: QualityTaggingConfig) -> NDArray
     return np.where(values >= BINARY_LIMIT, 9.0, 0.0) if config.label_scale == "binary" else values
 
 
-def score_labels(labels_DL: NDArray[np.float64], weights: NDArray[np.float64], chosen: slice) -> NDArray[np.float64]:
-    """Return the tag score on the 0-9 scale from the chosen labels."""
-    return np.clip(labels_DL[:, chosen] @ weights, 0.0, 9.0)
-
-
-def find_gate(labels: NDArray[np.float64], gates: dict[str, int], names: tuple[str, ...] = LABELS) -> str:
-    """Return the format label that fails worst as `name<limit`, or an empty string; gates beyond `names` are open."""
-    failed = [
-        (labels[names.index(name)] - limit, f"{name}<{limit}")
-        for name, limit in sorted(gates.items())
-        if name in names and labels[names.index(name)] < limit
-    ]
-    return min(failed)[1] if failed else ""
-
-
 def measure_auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     """Return the chance that a clean document outscores a damaged one (ties count half)."""
     wins = rankdata(scores)[positive].sum() - positive.sum() * (positive.sum() + 1) / 2
     return float(wins / max(1, positive.sum() * (~positive).sum()))
 
 
-def _draw(
-    rows: list[dict[str, Any]], config: QualityTaggingConfig
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    order = sorted(rows, key=lambda row: row["id"].rsplit("-", 1)[-1])
+def draw(folder: Path, config: QualityTaggingConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the documents to annotate and those of the language model; the texts of no others are held."""
+    ids: list[str] = read_table(folder, ["id"])["id"].to_pylist()
+    order = sorted(range(len(ids)), key=lambda number: ids[number].rsplit("-", 1)[-1])
     random.Random(config.seed).shuffle(order)
     clean = int(config.annotated_documents * (1 - config.corrupted_share))
     held_out = int(clean * config.held_out_share)
+    sample = take_rows(folder, order[:clean], SAMPLE_COLUMNS)
     # held-out documents come first and stay out of the language model's reference
-    return order[:clean], order[held_out : held_out + REFERENCE_DOCUMENTS]
+    return sample, take_rows(folder, order[held_out : held_out + REFERENCE_DOCUMENTS], SAMPLE_COLUMNS)
 
 
 def _cross_fit(
@@ -151,35 +129,6 @@ def _weigh_labels(labels: NDArray[np.float64], goal: NDArray[np.float64]) -> NDA
     return weights
 
 
-def _tag_pool(
-    job: Job,
-    folder: Path,
-    model: CharacterModel,
-    student: Student,
-    weights: NDArray[np.float64],
-    config: QualityTaggingConfig,
-    label_set: LabelSet,
-) -> dict[str, int]:
-    """Write one tagged file per input file; files that an interrupted run wrote are kept."""
-    gated: dict[str, int] = {}
-    files = table_files(folder)
-    for number, file in enumerate(files):
-        target = job.work / "documents" / file.name
-        if not target.exists():
-            rows = list(read_rows(file, columns=CORPUS_SCHEMA.names))
-            features = featurise([row["text"] for row in rows], model, config.hash_buckets, config.feature_characters)
-            labels_DL = predict_labels(student, *features)
-            scores = score_labels(labels_DL, weights, label_set.chosen(config.score_labels))
-            for row, labels, score in zip(rows, labels_DL, scores, strict=True):
-                row.update(zip(label_set.names, map(float, labels), strict=True))
-                row.update(tag_score=float(score), gate=find_gate(labels, config.gates, label_set.names))
-            write_rows(target, tagged_schema(label_set), rows)
-        for row in read_rows(target, columns=("gate",)):
-            gated[row["gate"]] = gated.get(row["gate"], 0) + 1
-        job.progress(0.5 + 0.5 * (number + 1) / len(files), f"tagged file {number + 1} of {len(files)}")
-    return gated
-
-
 def _report(
     examples: list[Example],
     model: CharacterModel,
@@ -188,9 +137,9 @@ def _report(
     config: QualityTaggingConfig,
     label_set: LabelSet,
     gated: dict[str, int],
-    documents: int,
 ) -> tuple[Outcome, dict[str, float]]:
     """Return the outcome, and for each held-out pair whether the clean document outscored its copy."""
+    documents = sum(gated.values())
     held = [example for example in examples if example.held_out]
     features = featurise([example.text for example in held], model, config.hash_buckets, config.feature_characters)
     labels_DL = predict_labels(student, *features)

@@ -33,6 +33,11 @@ ROWS: dict[str, StageRows] = {
                 columns=("reason", "kept_id", "score"),
                 says="dropped: {reason} (score {score:.2f}, against {kept_id:nothing})",
             ),
+            RowTable(
+                "cut paragraph", "paragraphs.parquet", ("id", "paragraph"), {"id": ("tagged",), "kept_id": ("tagged",)},
+                columns=("kept_id", "characters", "opening"), text=("opening",),
+                says="paragraph {paragraph} of {id} cut ({characters} characters), kept in {kept_id}",
+            ),
         )
     ),
     "mixture": StageRows(

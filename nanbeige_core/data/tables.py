@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -71,16 +72,42 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
     `columns` are read alone and must exist. Raises TableError naming the file, and the column that is missing.
     """
     for file in table_files(path):
-        try:
-            parquet = pq.ParquetFile(file)
-        except (pa.ArrowException, OSError) as error:
-            raise TableError(
-                f"{file}: not a readable Parquet file ({error}). Rebuild the stage that wrote it."
-            ) from error
-        with parquet:
+        with _open(file) as parquet:
             _require_columns(file, parquet.schema_arrow.names, columns or ())
             for batch in parquet.iter_batches(ROWS_PER_GROUP, columns=list(columns) if columns else None):
                 yield from batch.to_pylist()
+
+
+def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield some columns of a Parquet file, or of every `*.parquet` of a directory in name order, batch by batch.
+
+    Raises TableError like `read_rows`.
+    """
+    for file in table_files(path):
+        with _open(file) as parquet:
+            _require_columns(file, parquet.schema_arrow.names, columns)
+            yield from parquet.iter_batches(ROWS_PER_GROUP, columns=list(columns), use_threads=False)
+
+
+def take_rows(path: Path, positions: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows at `positions`, counted over all files in name order, in the order asked for.
+
+    The table is read once, batch by batch, and nothing else of it is kept.
+    """
+    wanted = np.asarray(positions, np.int64)
+    order = np.argsort(wanted, kind="stable")
+    ordered = wanted[order]
+    found: list[dict[str, Any]] = []
+    first = 0
+    for batch in read_batches(path, columns):
+        low, high = np.searchsorted(ordered, [first, first + batch.num_rows])
+        if high > low:
+            found += batch.take(pa.array((ordered[low:high] - first).tolist(), pa.int64())).to_pylist()
+        first += batch.num_rows
+    result: list[dict[str, Any]] = [{}] * len(wanted)
+    for place, row in zip(order.tolist(), found, strict=True):
+        result[place] = row
+    return result
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -88,7 +115,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     files = table_files(path)
     tables: list[pa.Table] = []
     for file in files:
-        with pq.ParquetFile(file) as parquet:
+        with _open(file) as parquet:
             _require_columns(file, parquet.schema_arrow.names, columns or ())
             tables.append(parquet.read(columns=list(columns) if columns else None))
     return pa.concat_tables(tables)
@@ -100,6 +127,13 @@ def table_files(path: Path) -> list[Path]:
     if not files or not all(file.exists() for file in files):
         raise TableError(f"{path}: no Parquet table here. Run the stage that writes it, or correct the path.")
     return files
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(f"{file}: not a readable Parquet file ({error}). Rebuild the stage that wrote it.") from error
 
 
 def _require_columns(file: Path, found: Sequence[str], wanted: Sequence[str]) -> None:

@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
 from nanbeige_core.contract import Gain, InputArtifact, Job, Outcome, Section
 from nanbeige_core.data import special_tokens
 from nanbeige_core.data.rendering import PROBLEM_COLUMNS
-from nanbeige_core.data.tables import read_rows
+from nanbeige_core.data.tables import read_rows, take_rows
 from nanbeige_core.data.tokenizer import (
     encode_documents,
     load_tokenizer,
@@ -37,6 +38,15 @@ COLUMNS = ("id", "text", "category", "language")
 Row = dict[str, Any]
 
 
+class _Size(NamedTuple):
+    """What decides whether a document is learned from; `order` is the hash of its id."""
+
+    order: bytes
+    number: int
+    language: str
+    characters: int
+
+
 class RoundTripError(ValueError):
     """A trained tokenizer does not reproduce a text."""
 
@@ -44,13 +54,9 @@ class RoundTripError(ValueError):
 def run(job: Job) -> Outcome:
     """Train the tokenizer on the curated corpus and the problems, and write it as a Hugging Face folder."""
     config: TokenizerConfig = job.config
-    corpus = sorted(
-        read_rows(job.inputs["corpus"].path / "documents", COLUMNS), key=lambda row: _order(row["id"], config.seed)
-    )
-    # the first documents measure compression and are not learned from
-    held_out = corpus[: min(MEASURED_DOCUMENTS, max(1, len(corpus) // 5))]
+    held_out, corpus = draw_corpus(job.inputs["corpus"].path / "documents", config)
     training = [
-        *draw_documents(corpus[len(held_out) :], config),
+        *corpus,
         *draw_problems(job.inputs.get("problems"), config),
     ]
     job.progress(0.2, f"learning pieces from {sum(map(len, training)):,} characters")
@@ -72,18 +78,20 @@ def run(job: Job) -> Outcome:
     return _report(tokenizer, held_out, training, fingerprint)
 
 
-def draw_documents(corpus: list[Row], config: TokenizerConfig) -> Iterator[str]:
-    """Yield corpus texts up to the budget; a Chinese text counts and comes `chinese_weight` times."""
-    budget = config.training_characters * (1 - config.problem_share)
-    debt = 0.0
-    for row in corpus:
-        debt += config.chinese_weight if row["language"] == "zh" else 1.0
-        while debt >= 1.0:
-            if budget <= 0:
-                return
-            yield row["text"]
-            budget -= len(row["text"])
-            debt -= 1.0
+def draw_corpus(documents: Path, config: TokenizerConfig) -> tuple[list[Row], list[str]]:
+    """Return the documents that measure compression, and the texts to learn from; no others are held in memory."""
+    rows = enumerate(read_rows(documents, ("id", "language", "text")))
+    order = sorted(
+        _Size(_order(row["id"], config.seed), number, row["language"], len(row["text"])) for number, row in rows
+    )
+    # the first documents measure compression and are not learned from
+    measured = min(MEASURED_DOCUMENTS, max(1, len(order) // 5))
+    held_out = take_rows(documents, [size.number for size in order[:measured]], COLUMNS)
+    drawn = list(_draw_within(order[measured:], config))
+    distinct = sorted(set(drawn))
+    texts = take_rows(documents, distinct, ("text",))
+    by_number = {number: row["text"] for number, row in zip(distinct, texts, strict=True)}
+    return held_out, [by_number[number] for number in drawn]
 
 
 def draw_problems(problems: InputArtifact | None, config: TokenizerConfig) -> Iterator[str]:
@@ -109,6 +117,20 @@ def verify_round_trip(tokenizer: Tokenizer, texts: list[str]) -> None:
                 f"decode(encode(text)) differs at character {place}: {text[place : place + 20]!r} became "
                 f"{back[place : place + 20]!r}. The tokenizer must be lossless; check its pre-tokenizer and decoder."
             )
+
+
+def _draw_within(sizes: list[_Size], config: TokenizerConfig) -> Iterator[int]:
+    """Yield numbers of documents up to the budget; a Chinese one counts and comes `chinese_weight` times."""
+    budget = config.training_characters * (1 - config.problem_share)
+    debt = 0.0
+    for size in sizes:
+        debt += config.chinese_weight if size.language == "zh" else 1.0
+        while debt >= 1.0:
+            if budget <= 0:
+                return
+            yield size.number
+            budget -= size.characters
+            debt -= 1.0
 
 
 def _order(key: str, seed: int) -> bytes:

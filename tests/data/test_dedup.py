@@ -204,18 +204,6 @@ def test_a_rank_that_waits_in_vain_says_for_whom(tmp_path: Path) -> None:
         deduplicate(shards, tmp_path / "w", DedupSettings(), columns=COLUMNS, executor=ArrayRank(0, 2, 0.1, 0.02))
 
 
-def test_ray_tasks_find_what_one_process_finds(tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray")
-    from nanbeige_core.data.executors import RayTasks
-
-    shards = write(tmp_path / "in", corpus(), 4)
-    try:
-        result = deduplicate(shards, tmp_path / "ray", DedupSettings(), columns=COLUMNS, executor=RayTasks(cpus=2))
-    finally:
-        ray.shutdown()
-    assert evidence(result) == evidence(find(tmp_path / "one", corpus()))
-
-
 def test_a_run_that_was_cut_off_goes_on_without_reading_again(tmp_path: Path) -> None:
     shards = write(tmp_path / "in", corpus(), 3)
     whole = evidence(deduplicate(shards, tmp_path / "a", DedupSettings(), columns=COLUMNS))

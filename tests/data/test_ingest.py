@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from nanbeige_core.data.ingest import cut_document, run
 from nanbeige_core.data.sources import REGISTRY
+from nanbeige_core.data.sources import path as user_files
 from nanbeige_core.data.sources.html import html_to_text
 from nanbeige_core.data.sources.manpages import roff_to_text
 from nanbeige_core.data.sources.path import SourceError
@@ -67,6 +68,20 @@ def test_each_drop_has_its_reason(make_job: MakeJob, tmp_path: Path) -> None:
         "dropped_broken_utf8": 1,
         "dropped_not_text": 1,
     }
+
+
+def test_a_gigantic_text_is_dropped_and_a_gigantic_line_not_even_held(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.dumps({"text": text}) for text in (LONG, "word " * 10_000, "word " * 1000, LONG + " again")]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(user_files, "LONGEST_LINE", 20_000)
+    job = make_job(
+        "ingest",
+        IngestConfig(sources=(PathSource(path=str(tmp_path / "a.jsonl"), category="web"),), gigantic_characters=4000),
+    )
+    counts = run(job).counts
+    assert (counts["kept"], counts["dropped_gigantic"]) == (2, 2)
 
 
 def test_broken_bytes_are_dropped_not_fatal(make_job: MakeJob, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nanbeige_core.data.dedup.paragraphs import cut_paragraphs, find_repeated_paragraphs, split_paragraphs
 from nanbeige_core.data.dedup.shards import Columns
-from nanbeige_core.data.duplicates import cut_repeated_paragraphs
+from nanbeige_core.data.duplicates import PARAGRAPH_SCHEMA, ParagraphCuts, cut_repeated_paragraphs
 from nanbeige_core.data.executors import LocalPool
+from nanbeige_core.data.pool import Pool
+from nanbeige_core.data.quality_tagging import TAGGED_SCHEMA
+from nanbeige_core.data.rows import ROWS
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
 from tests.data.test_dedup import Document, write
 from tests.data.test_retrieval_dedup import document, prose
@@ -70,10 +74,17 @@ def test_ranges_of_digests_join_to_the_same_cuts(tmp_path: Path, monkeypatch: py
     assert find_repeated_paragraphs(paths, tmp_path / "b", characters=100, columns=COLUMNS).equals(whole)
 
 
+def cut(rows: list[dict[str, Any]], named: set[str], folder: Path) -> ParagraphCuts:
+    documents = Pool.write(folder / "documents", TAGGED_SCHEMA, rows)
+    return cut_repeated_paragraphs(documents, TAGGED_SCHEMA, named, CONFIG, folder)
+
+
 def test_no_long_paragraph_is_lost_and_none_is_left_twice(tmp_path: Path) -> None:
     rows = [document(item.id, item.text, item.quality) for item in pool()]
-    result = cut_repeated_paragraphs(rows, set(), CONFIG, tmp_path)
-    counts = Counter(" ".join(part.split()) for row in result.kept for part in split_paragraphs(row["text"])[::2])
+    result = cut(rows, set(), tmp_path)
+    counts = Counter(
+        " ".join(part.split()) for row in result.kept.rows() for part in split_paragraphs(row["text"])[::2]
+    )
     before = {" ".join(part.split()) for row in rows for part in split_paragraphs(row["text"])[::2]}
     assert set(counts) == before
     assert set(counts.values()) == {1}
@@ -82,12 +93,19 @@ def test_no_long_paragraph_is_lost_and_none_is_left_twice(tmp_path: Path) -> Non
 
 def test_a_document_without_a_long_paragraph_of_its_own_goes_unless_evidence_names_it(tmp_path: Path) -> None:
     rows = [document("good", SHARED + "\n\n" + prose(5, 40), 6.0), document("poor", SHARED + "\n\nshort", 2.0)]
-    alone = cut_repeated_paragraphs(rows, set(), CONFIG, tmp_path / "a")
+    alone = cut(rows, set(), tmp_path / "a")
     assert [(item.id, item.reason, item.kept_id) for item in alone.dropped] == [("poor", "repeated_paragraphs", "good")]
-    named = cut_repeated_paragraphs(rows, {"poor"}, CONFIG, tmp_path / "b")
-    assert [row["text"] for row in named.kept] == [row["text"] for row in rows]
+    named = cut(rows, {"poor"}, tmp_path / "b")
+    assert [row["text"] for row in named.kept.rows()] == [row["text"] for row in rows]
 
 
 def test_programs_keep_their_paragraphs(tmp_path: Path) -> None:
     rows = [document(name, SHARED, language="code") for name in "ab"]
-    assert cut_repeated_paragraphs(rows, set(), CONFIG, tmp_path).kept == rows
+    assert [row["text"] for row in cut(rows, set(), tmp_path).kept.rows()] == [SHARED, SHARED]
+
+
+def test_trace_reads_columns_that_the_table_of_cuts_has() -> None:
+    (table,) = [table for table in ROWS["retrieval_dedup"].tables if table.file == "paragraphs.parquet"]
+    assert {*table.key, *table.refers, *table.columns, *table.text} <= set(PARAGRAPH_SCHEMA.names)
+    values = {"paragraph": 2, "id": "a", "characters": 120, "kept_id": "b"}
+    assert table.says.format(**values) == "paragraph 2 of a cut (120 characters), kept in b"

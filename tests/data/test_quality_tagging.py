@@ -10,9 +10,10 @@ from nanbeige_core.data import ingest, quality_tagging
 from nanbeige_core.data.annotators import CONTENT_LABELS, FORMAT_LABELS, LABELS
 from nanbeige_core.data.character_model import CharacterModel
 from nanbeige_core.data.corruptions import CORRUPTIONS
-from nanbeige_core.data.quality_tagging import OUTSCORES_COPY, find_gate, measure_auc, score_labels
+from nanbeige_core.data.quality_tagging import OUTSCORES_COPY, measure_auc
 from nanbeige_core.data.tables import read_rows
 from nanbeige_core.data.tagging.label_set import BUILT_IN
+from nanbeige_core.data.tagging.tagger import find_gate, score_labels
 from nanbeige_core.evals.records import read_records
 from nanbeige_core.recipe.configs.data import IngestConfig, PackagedSource, QualityTaggingConfig
 from nanbeige_core.recipe.fingerprint import identity_values
@@ -102,6 +103,11 @@ def test_the_stage_tags_every_document_and_beats_chance(make_job: MakeJob) -> No
     assert outcome.gain.low > 0
 
 
-def test_tagging_is_deterministic(make_job: MakeJob) -> None:
-    (_, first), (_, second) = tag(make_job, "one"), tag(make_job, "two")
+def test_labels_depend_on_neither_files_nor_processes(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first = tag(make_job, "one")
+    # eight files are enough for a second process
+    monkeypatch.setattr(ingest, "ROWS_PER_FILE", 57)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    _, second = tag(make_job, "two")
+    assert len(list((second / "documents").iterdir())) == 8
     assert list(read_rows(first / "documents")) == list(read_rows(second / "documents"))

@@ -1,4 +1,5 @@
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -6,11 +7,13 @@ import numpy as np
 import pytest
 
 from nanbeige_core.artifacts.kinds import Kind
+from nanbeige_core.data import retrieval
 from nanbeige_core.data.decontamination import TargetIndex, human_eval_prompts
 from nanbeige_core.data.duplicates import drop_duplicates
+from nanbeige_core.data.pool import Pool
 from nanbeige_core.data.quality_tagging import TAGGED_SCHEMA
-from nanbeige_core.data.retrieval import fuse_ranks, latent_vectors, retrieve_from_seeds
-from nanbeige_core.data.retrieval_dedup import assign_tiers, normalise_ranks, run
+from nanbeige_core.data.retrieval import find_latent_vectors, fuse_ranks, latent_vectors, retrieve_from_seeds
+from nanbeige_core.data.retrieval_dedup import EmptyPoolError, RecallError, choose_high_tier, normalise_ranks, run
 from nanbeige_core.data.tables import read_rows, write_rows
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
 from nanbeige_core.recipe.fingerprint import identity_values
@@ -37,7 +40,8 @@ def edit(text: str, places: int) -> str:
 
 
 def kept_ids(rows: list[dict[str, Any]], work: Path) -> set[str]:
-    return {row["id"] for row in drop_duplicates(rows, RetrievalDedupConfig(), work)[0]}
+    pool = Pool.write(work / "clean", TAGGED_SCHEMA, rows)
+    return {row["id"] for row in drop_duplicates(pool, RetrievalDedupConfig(), work / "dedup")[0].rows()}
 
 
 def test_the_better_of_two_near_duplicates_stays(tmp_path: Path) -> None:
@@ -69,11 +73,41 @@ def test_human_eval_is_a_decontamination_target() -> None:
     assert TargetIndex(prompts, 13).find(prompts[0][1]) is not None
 
 
+def recall(texts: list[str], seeds: np.ndarray) -> np.ndarray:
+    def read() -> Iterator[str]:
+        return iter(texts)
+
+    vectors = find_latent_vectors(read, len(texts), 8, 0)
+    return retrieve_from_seeds(read, seeds, depth=10, k=60, vectors=vectors)
+
+
+def test_a_pool_that_is_scanned_in_parts_recalls_what_it_recalls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, seeds = [prose(number, 40) for number in range(90)], np.array([3, 40, 77])
+    vectors_DV = latent_vectors(texts, 8, 0)
+    found: list[np.ndarray] = []
+    for span in (1000, 32):
+        monkeypatch.setattr(retrieval, "SCAN_DOCUMENTS", span)
+        stored = retrieve_from_seeds(
+            lambda: iter(texts), seeds, depth=10, k=60, vectors=lambda numbers, _: vectors_DV[numbers]
+        )
+        found.append(stored)
+    assert found[0].any()
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_the_latent_space_of_a_sample_still_finds_the_topic_of_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "SCAN_DOCUMENTS", 15)
+    plants = [f"the green plant grows leaf root soil {WORDS[n]}" for n in range(20)]
+    stars = [f"a bright star orbits galaxy telescope night {WORDS[n + 50]}" for n in range(20)]
+    score = recall(plants + stars, np.array([0, 1]))
+    assert score[20:].sum() < 0.05 * score.sum()
+
+
 def test_seeds_recall_their_own_topic() -> None:
     plants = [f"the green plant grows leaf root soil {WORDS[n]}" for n in range(20)]
     stars = [f"a bright star orbits galaxy telescope night {WORDS[n + 50]}" for n in range(20)]
     texts = plants + stars
-    score = retrieve_from_seeds(texts, np.array([0, 1]), depth=10, k=60, vectors_DV=latent_vectors(texts, 8, 0))
+    score = recall(texts, np.array([0, 1]))
     assert score[2:20].sum() > 0.95 * score.sum() - score[:2].sum()
     assert score[20:].sum() < 0.05 * score.sum()
 
@@ -88,10 +122,8 @@ def test_normalised_ranks_lie_between_zero_and_one() -> None:
 
 
 def test_the_high_tier_holds_its_token_share() -> None:
-    rows = [document(str(n), "x" * 330, final_score=n / 100) for n in range(100)]
-    assign_tiers(rows, 0.52)
-    assert sum(row["tier"] == "hq" for row in rows) == 52
-    assert all(row["tier"] == "hq" for row in rows[-52:])
+    high = choose_high_tier(np.arange(100) / 100, np.full(100, 100), 0.52)
+    assert high.tolist() == [False] * 48 + [True] * 52
 
 
 def stage_rows() -> list[dict[str, Any]]:
@@ -134,6 +166,23 @@ def test_every_document_is_kept_or_dropped_with_a_reason(make_job: MakeJob, prob
     assert reasons["gated"] == "gate_readability"
     assert sum(reason == "near_duplicate" for reason in reasons.values()) >= 19
     assert result["outcome"].gain.after <= result["outcome"].gain.before
+
+
+def test_a_pool_of_which_nothing_is_left_is_an_error_with_the_reasons(make_job: MakeJob, problems: Path) -> None:
+    rows = [document(str(number), prose(number), gate="readability<1") for number in range(3)]
+    with pytest.raises(EmptyPoolError, match="'gate_readability': 3"):
+        curate(make_job, problems, "gated", rows)
+
+
+def test_seeds_that_may_recall_nothing_are_an_error_that_lists_what_there_is(make_job: MakeJob, problems: Path) -> None:
+    rows = [
+        document(f"d{number}", prose(number), 9.0 - number, source=("good", "bad")[number % 2]) for number in range(6)
+    ]
+    with pytest.raises(RecallError, match=r"trusted_sources is \['gone'\].*\['bad', 'good'\]"):
+        curate(make_job, problems, "gone", rows, trusted_sources=("gone",))
+    kept = curate(make_job, problems, "bad", rows, trusted_sources=("bad",), trusted_score=5.0, seeds_per_category=1)
+    similar = {row["id"] for row in kept["kept"] if row["similarity"] > 0}
+    assert similar == {"d1", "d3"}
 
 
 def test_optional_removals_leave_evidence_and_a_kept_document_for_each(make_job: MakeJob, problems: Path) -> None:

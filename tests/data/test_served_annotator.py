@@ -33,6 +33,7 @@ class Annotator(BaseHTTPRequestHandler):
             "wild": json.dumps(dict.fromkeys(NAMES, 12)),
             "words": json.dumps(dict.fromkeys(NAMES, "high")),
             "list": "[1, 2, 3]",
+            "deep": '{"a":' * 100_000 + "}" * 100_000,
         }
         answer = next((given for word, given in answers.items() if word in text), good)
         body = json.dumps({"choices": [{"message": {"content": answer}, "finish_reason": "stop"}]}).encode()
@@ -64,9 +65,9 @@ def test_a_readable_answer_is_taken_and_an_unreadable_one_asked_for_again(annota
 
 
 def test_what_stays_unreadable_is_unscored_and_counted_never_zero(annotator: ServedAnnotator) -> None:
-    grades = annotator.annotate(["chatter", "partial", "fine", "wild", "words", "list"])
-    assert [all(map(math.isnan, row)) for row in grades] == [True, True, False, True, True, True]
-    assert annotator.unscored == {"not_json": 2, "dimension_missing": 1, "off_scale": 2}
+    grades = annotator.annotate(["chatter", "partial", "fine", "wild", "words", "list", "deep"])
+    assert [all(map(math.isnan, row)) for row in grades] == [True, True, False, True, True, True, True]
+    assert annotator.unscored == {"not_json": 3, "dimension_missing": 1, "off_scale": 2}
 
 
 def test_the_request_carries_questions_anchors_and_the_schema(annotator: ServedAnnotator) -> None:

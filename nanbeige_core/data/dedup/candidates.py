@@ -89,6 +89,7 @@ def split_components(task: ComponentTask) -> Result:
     result = np.empty(len(documents), CANDIDATE)
     result["document"], result["component"], result["part"] = documents, labels, part[labels]
     write_array(task.folder / "candidates.npy", result)
+    _write_buckets(task, members, lengths, result["part"][compact])
     return {"candidates": len(documents), "largest_component": int(sizes.max(initial=0))}
 
 
@@ -145,6 +146,23 @@ def shard_candidates(folder: Path, first: int, documents: int) -> NDArray[Any]:
     candidates = np.load(folder / "candidates.npy", mmap_mode="r")
     start, end = np.searchsorted(candidates["document"], [first, first + documents])
     return np.array(candidates[start:end])
+
+
+def _write_buckets(
+    task: ComponentTask, members: NDArray[np.int64], lengths: NDArray[np.int64], parts: NDArray[np.int32]
+) -> None:
+    """Write the buckets of each verifier apart, so that none reads those of the others."""
+    starts = np.cumsum(lengths) - lengths
+    # all documents of a bucket are of one component, and so of one verifier
+    owners = parts[starts] if len(starts) else np.empty(0, np.int32)
+    for part in range(task.parts):
+        write_array(task.folder / f"part-lengths-{part:04d}.npy", lengths[owners == part])
+        write_array(task.folder / f"part-documents-{part:04d}.npy", members[parts == part])
+
+
+def load_part_buckets(folder: Path, part: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the bucket sizes of one verifier and their documents, end to end."""
+    return np.load(folder / f"part-lengths-{part:04d}.npy"), np.load(folder / f"part-documents-{part:04d}.npy")
 
 
 def _locate(document: int, task: ComponentTask) -> str:

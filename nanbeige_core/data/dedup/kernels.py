@@ -21,6 +21,14 @@ EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _CASED = 0x1E944
 """No code point from here on has a lower-case form."""
 _REPLACEMENT = np.uint32(0xFFFD)
+_UNIT_BYTES = np.array(
+    [ord(chr(byte).lower()) if byte < 128 and (chr(byte).isalnum() or byte == ord("_")) else 0 for byte in range(256)],
+    np.uint64,
+)
+"""The lower-case letter, digit or underscore that an ASCII byte is, else 0."""
+
+_DIVIDED_BITS = 40
+"""x // size is x * (2^40 // size + 1) >> 40 for every x below 2^24 and size below 2^16; dividing takes longer."""
 
 
 @functools.cache
@@ -70,21 +78,22 @@ def hash_units_utf8(
     while at < end:
         byte = data[at]
         if byte < 128:
-            at += 1
-            if 97 <= byte <= 122 or 48 <= byte <= 57 or byte == 95:
-                point = np.uint64(byte)
-            elif 65 <= byte <= 90:
-                point = np.uint64(byte + 32)
-            else:
+            point = _UNIT_BYTES[byte]
+            if point == 0:
                 if inside:
                     units[count] = current
                     count += 1
                     inside = False
+                at += 1
                 continue
             if not inside:
                 current = FNV_OFFSET
                 inside = True
-            current = (current ^ point) * FNV_PRIME
+            # most of the time goes here: one look-up and one test a byte
+            while point != 0:
+                current = (current ^ point) * FNV_PRIME
+                at += 1
+                point = _UNIT_BYTES[data[at]] if at < end else np.uint64(0)
             continue
         wide, at = decode_point(data, at, end)
         if wide < _CASED:
@@ -170,9 +179,13 @@ def band_keys_into(
     signature[:] = EMPTY
     salt = mix(np.uint64(seed + 1))
     size = np.uint64(bins)
+    reciprocal = np.uint64((1 << _DIVIDED_BITS) // bins + 1)
+    divide = bins >= 1 << 16
     for index in range(count):
         value = mix(shingles[index] ^ salt)
-        slot = np.int64((value >> np.uint64(40)) % size)
+        high = value >> np.uint64(40)
+        quotient = high // size if divide else (high * reciprocal) >> np.uint64(_DIVIDED_BITS)
+        slot = np.int64(high - quotient * size)
         low = value & np.uint64(0xFFFFFFFFFF)
         if low < signature[slot]:
             signature[slot] = low
@@ -231,6 +244,34 @@ def sign_batch(
 
 
 @njit(cache=True, nogil=True)
+def sort_hashes(values: NDArray[np.uint64], count: int, room: NDArray[np.uint64]) -> None:
+    """Sort the first `count` hashes in place: into buckets by their high bits, then by insertion.
+
+    Hashes are spread evenly, so a bucket holds about one. `room` has space for as many values.
+    """
+    bits = 1
+    while (1 << bits) < count and bits < 16:
+        bits += 1
+    shift = np.uint64(64 - bits)
+    ends = np.zeros((1 << bits) + 1, np.int64)
+    for index in range(count):
+        ends[np.int64(values[index] >> shift) + 1] += 1
+    for bucket in range(1 << bits):
+        ends[bucket + 1] += ends[bucket]
+    for index in range(count):
+        bucket = np.int64(values[index] >> shift)
+        room[ends[bucket]] = values[index]
+        ends[bucket] += 1
+    for index in range(count):
+        value = room[index]
+        place = index
+        while place > 0 and values[place - 1] > value:
+            values[place] = values[place - 1]
+            place -= 1
+        values[place] = value
+
+
+@njit(cache=True, nogil=True)
 def shingle_sets(
     data: NDArray[np.uint8],
     offsets: NDArray[np.int64],
@@ -248,6 +289,7 @@ def shingle_sets(
     longest = longest_span(offsets)
     units = np.empty(longest, np.uint64)
     shingles = np.empty(longest, np.uint64)
+    room = np.empty(longest, np.uint64)
     sizes = np.zeros(documents, np.int64)
     written = 0
     for index in range(documents):
@@ -256,11 +298,11 @@ def shingle_sets(
         folds_D2[index, 0], folds_D2[index, 1] = fold_document(data, start, end, units, count)
         size = characters if cjk >= MOSTLY_CJK * max(1, count) else words
         total = shingles_into(units, count, size, shingles)
-        ordered = np.sort(shingles[:total])
+        sort_hashes(shingles, total, room)
         first = written
         for place in range(total):
-            if place == 0 or ordered[place] != ordered[place - 1]:
-                sets[written] = ordered[place]
+            if place == 0 or shingles[place] != shingles[place - 1]:
+                sets[written] = shingles[place]
                 written += 1
         sizes[index] = written - first
     return sizes

@@ -45,6 +45,9 @@ DOCUMENTS_PER_VERIFIER = 20_000
 BYTES_PER_SHINGLE, COMPRESSION = 6, 4
 """Of text, and of the files it is read from, roughly: they size the shingle counts, which are right at any size."""
 
+LAYOUT = 2
+"""Raised when the files between the phases change: a run that an older version began is not gone on with."""
+
 ALARM_SHARE = 0.5
 """A source that lost a larger share of its documents to near-duplicates is reported whatever its cap."""
 
@@ -207,7 +210,13 @@ def _link(corpus: _Corpus, work: Path, executor: Executor) -> Result:
 def _collect(corpus: _Corpus, removed: list[Path | None], known: int, work: Path, executor: Executor) -> None:
     tasks = [
         CollectTask(
-            replace(task, folder=_collected(work, number)), first, size, number < known, gone, work / "exchange"
+            replace(task, folder=_collected(work, number)),
+            first,
+            size,
+            corpus.parts,
+            number < known,
+            gone,
+            work / "exchange",
         )
         for number, (task, first, size, gone) in enumerate(
             zip(corpus.tasks, corpus.firsts, corpus.sizes, removed, strict=True)
@@ -219,19 +228,7 @@ def _collect(corpus: _Corpus, removed: list[Path | None], known: int, work: Path
 def _verify(corpus: _Corpus, work: Path, settings: DedupSettings, executor: Executor) -> list[Result]:
     limit = settings.bucket_limit if settings.mode == "lsh" else np.iinfo(np.int64).max
     folders = tuple(_collected(work, number) for number in range(len(corpus.tasks)))
-    tasks = [
-        VerifyTask(
-            part,
-            corpus.partitions,
-            folders,
-            corpus.firsts,
-            corpus.sizes,
-            settings.jaccard,
-            int(limit),
-            work / "exchange",
-        )
-        for part in range(corpus.parts)
-    ]
+    tasks = [VerifyTask(part, folders, settings.jaccard, int(limit), work / "exchange") for part in range(corpus.parts)]
     return run_phase(executor, work / "verify", verify_part, tasks)
 
 
@@ -255,6 +252,7 @@ def _plan(shards: Sequence[Path], work: Path, settings: DedupSettings, columns: 
     if not shards:
         raise DedupError("no shard to deduplicate. Name at least one .parquet or .jsonl file.")
     plan = {
+        "layout": LAYOUT,
         "settings": vars(settings),
         "columns": vars(columns),
         "shards": [[str(shard.absolute()), shard.stat().st_size] for shard in shards],

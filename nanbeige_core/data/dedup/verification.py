@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 from numba import njit
 from numpy.typing import NDArray
 
-from nanbeige_core.data.dedup.candidates import load_bucket_file, shard_candidates
+from nanbeige_core.data.dedup.candidates import load_part_buckets, shard_candidates
 from nanbeige_core.data.dedup.kernels import lower_table, shingle_sets
 from nanbeige_core.data.dedup.shards import choose, number_column, read_batches, string_column, text_buffers
 from nanbeige_core.data.dedup.signatures import ShardTask, write_array
 from nanbeige_core.data.executors import Result
-from nanbeige_core.data.tables import read_rows, read_table
+from nanbeige_core.data.tables import read_rows
 
 pc: Any = importlib.import_module("pyarrow.compute")  # its functions are made at import: no types
 
@@ -35,10 +35,15 @@ EVIDENCE_SCHEMA = pa.schema(
 
 _EMPTY_PART = pa.schema(
     [
-        *((name, pa.large_string()) for name in ("id", "source")),
-        ("state", pa.int8()),
+        ("id", pa.large_string()),
+        ("source", pa.large_string()),
+        ("quality", pa.float64()),
+        ("length", pa.int64()),
+        ("size", pa.int64()),
         ("fold_0", pa.uint64()),
         ("fold_1", pa.uint64()),
+        ("state", pa.int8()),
+        ("document", pa.int64()),
     ]
 )
 
@@ -50,6 +55,7 @@ class CollectTask:
     shard: ShardTask
     first: int
     documents: int
+    parts: int
     known: bool
     removed: Path | None
     exchange: Path
@@ -60,18 +66,16 @@ class VerifyTask:
     """Everything one verifier decides."""
 
     part: int
-    partitions: int
     collected: tuple[Path, ...]
-    firsts: tuple[int, ...]
-    sizes: tuple[int, ...]
     jaccard: float
     bucket_limit: int
     exchange: Path
 
 
 def collect_shard(task: CollectTask) -> Result:
-    """Write the shingle sets of one shard's candidates, and a table of what ranks them."""
-    rows = shard_candidates(task.exchange, task.first, task.documents)["document"] - task.first
+    """Write the shingle sets of one shard's candidates, and a table of what ranks them, both in order of verifiers."""
+    candidates = shard_candidates(task.exchange, task.first, task.documents)
+    rows = candidates["document"] - task.first
     gone = {row["id"] for row in read_rows(task.removed, ("id",))} if task.removed else set[str]()
     settings, lower = task.shard.settings, lower_table()
     tables: list[pa.RecordBatch] = []
@@ -89,12 +93,28 @@ def collect_shard(task: CollectTask) -> Result:
         sizes = shingle_sets(*buffers, lower, settings.shingle_words, settings.shingle_characters, folds_D2, values)
         sets.append(values[: sizes.sum()].copy())
         tables.append(_describe(batch, sizes, folds_D2, known=task.known, gone=gone))
-    folder = task.shard.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    write_array(folder / "sets.npy", np.concatenate(sets) if sets else np.empty(0, np.uint64))
+    task.shard.folder.mkdir(parents=True, exist_ok=True)
     if tables:
-        pq.write_table(pa.Table.from_batches(tables), folder / "collected.parquet")
+        described = pa.Table.from_batches(tables).append_column("document", number_column(candidates["document"]))
+        _write_parts(task, described, np.concatenate(sets), candidates["part"])
     return {"candidates": len(rows)}
+
+
+def _write_parts(task: CollectTask, described: pa.Table, sets: NDArray[np.uint64], parts: NDArray[np.int32]) -> None:
+    """Write candidates as one batch for each verifier, their sets in the same order, and where those of each start."""
+    order = np.argsort(parts, kind="stable")
+    bounds = np.searchsorted(parts[order], np.arange(task.parts + 1))
+    ordered = described.take(number_column(order)).combine_chunks()
+    sets, starts = _reorder_sets(sets, described["size"].to_numpy(), order)
+    write_array(task.shard.folder / "sets.npy", sets)
+    write_array(task.shard.folder / "set-starts.npy", starts[bounds])
+    with (
+        pa.OSFile(str(task.shard.folder / "collected.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, ordered.schema) as writer,
+    ):
+        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+            batches = ordered.slice(low, high - low).to_batches()
+            writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=ordered.schema))
 
 
 def verify_part(task: VerifyTask) -> Result:
@@ -235,26 +255,26 @@ def _load_part(task: VerifyTask) -> tuple[pa.Table, NDArray[np.int64], NDArray[n
     """Return the candidates of a part in order of merit, where their sets start, the sets, and their numbers."""
     tables: list[pa.Table] = []
     pieces: list[NDArray[np.uint64]] = []
-    numbers: list[NDArray[np.int64]] = []
-    for folder, first, size in zip(task.collected, task.firsts, task.sizes, strict=True):
-        candidates = shard_candidates(task.exchange, first, size)
-        if not len(candidates):
+    for folder in task.collected:
+        if not (folder / "collected.arrow").exists():
             continue
-        table = read_table(folder / "collected.parquet")
-        sizes = table["size"].to_numpy()
-        mine = (candidates["part"] == task.part) & (table["state"].to_numpy() != GONE)
-        tables.append(table.take(choose(mine)))
-        pieces.append(np.load(folder / "sets.npy", mmap_mode="r")[np.repeat(mine, sizes)])
-        numbers.append(candidates["document"][mine])
+        with pa.OSFile(str(folder / "collected.arrow")) as source:
+            table = pa.Table.from_batches([pa.ipc.open_file(source).get_batch(task.part)])
+        low, high = np.load(folder / "set-starts.npy")[task.part : task.part + 2]
+        sets = np.load(folder / "sets.npy", mmap_mode="r")[low:high]
+        left = table["state"].to_numpy() != GONE
+        pieces.append(sets if left.all() else sets[np.repeat(left, table["size"].to_numpy())])
+        tables.append(table if left.all() else table.take(choose(left)))
     if not tables:
         return _EMPTY_PART.empty_table(), np.zeros(1, np.int64), np.empty(0, np.uint64), np.empty(0, np.int64)
     table = pa.concat_tables(tables)
     # what an earlier run kept comes first, then quality, length and id decide
     kept = number_column((table["state"].to_numpy() == KEPT).astype(np.int8))
     keys = [("kept", "descending"), ("quality", "descending"), ("length", "descending"), ("id", "ascending")]
-    order = pc.sort_indices(table.append_column("kept", kept), sort_keys=keys).to_numpy()
-    sets, starts = _reorder_sets(np.concatenate(pieces), table["size"].to_numpy(), order.astype(np.int64))
-    return table.take(number_column(order)), starts, sets, np.concatenate(numbers)[order]
+    order = pc.sort_indices(table.append_column("kept", kept), sort_keys=keys).to_numpy().astype(np.int64)
+    sets, starts = _reorder_sets(np.concatenate(pieces), table["size"].to_numpy(), order)
+    table = table.take(number_column(order))
+    return table, starts, sets, table["document"].to_numpy()
 
 
 @njit(cache=True, nogil=True)
@@ -277,21 +297,13 @@ def _load_buckets(
     """Return for each document of a part where its buckets start, the buckets, and the capacity of each bucket."""
     by_number = np.argsort(documents)
     ordered = documents[by_number]
-    owners: list[NDArray[np.int64]] = []
-    names: list[NDArray[np.int64]] = []
-    capacities: list[NDArray[np.int64]] = []
-    count = 0
-    for partition in range(task.partitions):
-        lengths, members = load_bucket_file(task.exchange, partition)
-        places = np.minimum(np.searchsorted(ordered, members), max(0, len(ordered) - 1))
-        mine = ordered[places] == members if len(ordered) else np.zeros(len(members), bool)
-        bucket = np.repeat(np.arange(len(lengths)), lengths)[mine]
-        used, renamed, sizes = np.unique(bucket, return_inverse=True, return_counts=True)
-        owners.append(by_number[places[mine]])
-        names.append(renamed + count)
-        capacities.append(np.minimum(sizes, task.bucket_limit))
-        count += len(used)
-    owner, name = np.concatenate(owners), np.concatenate(names)
+    lengths, members = load_part_buckets(task.exchange, task.part)
+    places = np.minimum(np.searchsorted(ordered, members), max(0, len(ordered) - 1))
+    # what an earlier run removed is in no part
+    mine = ordered[places] == members if len(ordered) else np.zeros(len(members), bool)
+    bucket = np.repeat(np.arange(len(lengths)), lengths)[mine]
+    _, name, sizes = np.unique(bucket, return_inverse=True, return_counts=True)
+    owner = by_number[places[mine]]
     pointers = np.zeros(len(documents) + 1, np.int64)
     pointers[1:] = np.cumsum(np.bincount(owner, minlength=len(documents)))
-    return pointers, name[np.argsort(owner, kind="stable")], np.concatenate(capacities)
+    return pointers, name[np.argsort(owner, kind="stable")], np.minimum(sizes, task.bucket_limit)

@@ -7,10 +7,13 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+LONGEST_LINE = 64 << 20
+"""Bytes of a line of JSONL; no document is as long, and a file without line breaks would fill the memory."""
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -58,10 +61,24 @@ def _read_jsonl(file: Path, text_field: str) -> Iterator[PathRow]:
     opener = gzip.open if file.suffix == ".gz" else open
     try:
         with opener(file, "rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                yield _json_row(file, number, line, text_field)
+            for number, line in enumerate(_read_lines(cast(BinaryIO, stream)), start=1):
+                if line is None:
+                    yield PathRow(f"{file.name}:{number}", None, "gigantic")
+                else:
+                    yield _json_row(file, number, line, text_field)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{file}: cannot be read ({error}).") from error
+
+
+def _read_lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    """Yield the lines of a file, None for one beyond `LONGEST_LINE`, of which no more than a piece is ever held."""
+    while line := stream.readline(LONGEST_LINE):
+        if len(line) < LONGEST_LINE or line.endswith(b"\n"):
+            yield line
+            continue
+        while (rest := stream.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
+            pass
+        yield None
 
 
 def refuse_half_written(files: Iterable[Path]) -> None:
@@ -107,9 +124,16 @@ def _read_parquet(file: Path, text_field: str) -> Iterator[PathRow]:
     with parquet:
         _require_field(file, parquet.schema_arrow, text_field)
         number = 0
-        for batch in parquet.iter_batches(1024, columns=[text_field]):
+        for batch in parquet.iter_batches(_rows_at_once(parquet), columns=[text_field], use_threads=False):
             yield from _column_rows(file, number, batch.column(0))
             number += batch.num_rows
+
+
+def _rows_at_once(parquet: pq.ParquetFile) -> int:
+    """Return how many rows may be decoded together: fewer of long texts."""
+    groups = (parquet.metadata.row_group(number) for number in range(parquet.num_row_groups))
+    longest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1.0)
+    return int(min(1024, max(1, LONGEST_LINE / max(1.0, longest))))
 
 
 def _read_arrow(file: Path, text_field: str) -> Iterator[PathRow]:

@@ -99,7 +99,7 @@ class ServedAnnotator:
         """Return the grades of an answer and an empty problem, or nothing and the problem."""
         try:
             values = json.loads(answer[answer.index("{") : answer.rindex("}") + 1])
-        except ValueError:
+        except (ValueError, RecursionError):  # also brackets nested too deeply
             return [], "not_json"
         if not isinstance(values, dict):
             return [], "not_json"
