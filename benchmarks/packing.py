@@ -4,8 +4,8 @@ TRL is no dependency: `pip install --no-deps --target DIR trl==1.16.0`, then
 
     PYTHONPATH=.:DIR python benchmarks/packing.py
 
-Lengths are log-normal, as chat samples are. TRL's packing function decides and copies in one go, so it is given tokens
-of one byte: copying them hardly counts. Exit status 1 when ours fills less or is slower.
+Lengths are log-normal, as chat samples are. TRL's packing function decides and copies in one go: it is given tokens of
+one byte, and its two copies are measured by themselves and taken off. Exit status 1 when ours fills less or is slower.
 """
 
 import statistics
@@ -16,14 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 from trl import data_utils
 
 from nanbeige_core.sft.packing import pack_best_fit
 
-CAPACITY, REPEATS = 32_768, 5
-SAMPLES = (2_000, 20_000, 60_000)
+CAPACITY, REPEATS = 32_768, 3
+SAMPLES = (2_000, 20_000)
 console = Console(width=120)
 
 
@@ -57,6 +58,13 @@ def as_table(lengths: list[int]) -> pa.Table:
     return pa.table({"input_ids": pa.ListArray.from_arrays(offsets, pa.array(np.zeros(sum(lengths), dtype=np.int8)))})
 
 
+def copy(table: pa.Table) -> int:
+    """Do what TRL does with the tokens beside deciding: cut each list to the window, and gather the lists in order."""
+    cut = pc.list_slice(table["input_ids"].combine_chunks(), 0, CAPACITY)
+    order = np.random.default_rng(1).permutation(len(cut))
+    return len(pc.take(pa.table({"input_ids": cut}), order))
+
+
 def main() -> int:
     table = Table("samples", "least windows", "side", "windows", "fill", "seconds", "ours is faster")
     beaten = False
@@ -66,7 +74,9 @@ def main() -> int:
         ours = measure(lambda given=lengths: len(pack_best_fit(given, CAPACITY)))
         table_of_tokens = as_table(lengths)
         theirs = measure(lambda given=table_of_tokens: len(data_utils._pack_bfd(given, CAPACITY)))
-        for name, side in (("ours", ours), ("TRL bfd", theirs)):
+        copied = measure(lambda given=table_of_tokens: copy(given)).seconds
+        decided = Side(theirs.windows, max(theirs.seconds - copied, 0.0))
+        for name, side in (("ours", ours), ("TRL bfd, its copies taken off", decided), ("TRL bfd", theirs)):
             table.add_row(
                 f"{count:,}",
                 f"{-(-total // CAPACITY):,}",
@@ -76,7 +86,7 @@ def main() -> int:
                 f"{side.seconds:.3f}",
                 "" if name == "ours" else f"{side.seconds / ours.seconds:.1f}x",
             )
-        beaten |= ours.windows > theirs.windows or ours.seconds > theirs.seconds
+        beaten |= ours.windows > theirs.windows or ours.seconds > decided.seconds
     console.print(table)
     return int(beaten)
 

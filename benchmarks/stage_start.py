@@ -19,12 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.parameters import RECIPE_FILE
-from flows.running import make_order
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Runtime
-from nanbeige_core.launch.execute import execute, start_process
+from nanbeige_core.launch.execute import execute
 from nanbeige_core.launch.job_file import JobFile
+from nanbeige_core.launch.orders import make_order
 from nanbeige_core.launch.prefork import Prefork, WorkerProcess
+from nanbeige_core.launch.start import start_worker
 from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.recipe.plan import Selection, make_plan
 
@@ -74,7 +75,7 @@ def main() -> None:
         server.wait_ready(300)
         for repeat in range(arguments.repeats):
             seconds["bare import"].append(bare_import())
-            seconds["fresh"].append(first_step(folder, start_process, 1000 + 2 * repeat))
+            seconds["fresh"].append(first_step(folder, start_worker, 1000 + 2 * repeat))
             seconds["prepared"].append(
                 first_step(folder, lambda file: server.start(file.path, file.log), 1001 + 2 * repeat)
             )

@@ -133,7 +133,8 @@ _SPECS = (
     ),
     *(
         _spec(
-            name, title=title, produces=Kind.CHECKPOINT, measures={"validation_loss": False}, **_PRETRAIN,
+            name, title=title, produces=Kind.CHECKPOINT,
+            measures={"validation_loss": False, "validation_loss_hq": False}, **_PRETRAIN,
             consumes={"mixture": Kind.TOKENIZED_MIXTURE, "checkpoint": Kind.CHECKPOINT},
             optional=frozenset({"checkpoint"}) if name == "fgwsd_warmup" else frozenset(),
         )
@@ -182,7 +183,8 @@ _SPECS = (
     _spec(
         "preference_pairs", "distill.pairs:run", "distill:PreferencePairsConfig",
         "Preference pairs", "report, DPD", cost="distill:preference_pairs",
-        consumes={**_TRAINED, "teacher": Kind.CHECKPOINT}, produces=Kind.PREFERENCE_PAIRS,
+        consumes={**_TRAINED, "teacher": Kind.CHECKPOINT, "reward_model": Kind.REWARD_MODEL},
+        produces=Kind.PREFERENCE_PAIRS, optional=frozenset({"reward_model"}),
     ),
     _spec(
         "dpd", "distill.train:run", "distill:DpdConfig",

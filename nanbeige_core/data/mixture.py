@@ -38,6 +38,9 @@ TEXT_SCHEMA = pa.schema([("text", pa.string()), ("controls", pa.bool_())])
 
 DOCUMENTS_PER_CHUNK = 2000
 VALIDATION = "validation"
+VALIDATION_HQ = "validation-hq"
+"""The held-out documents of the better half once more, by themselves: a phase that trains on that half alone must not
+be judged by documents of both."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Documents:
     sets: tuple[str, ...]
     ranks_D: NDArray[np.int64]
     """Place in the order of each document as it is read."""
+    better_D: NDArray[np.bool_]
+    """Held-out documents of the better half."""
 
 
 def run(job: Job) -> Outcome:
@@ -86,6 +91,7 @@ def order_documents(job: Job, config: MixtureConfig) -> Documents:
         np.array(members, np.int32)[order],
         tuple(numbers),
         ranks_of(order),
+        np.zeros(len(order), np.bool_),
     )
 
 
@@ -103,12 +109,13 @@ def read_texts(job: Job, config: MixtureConfig) -> Iterator[pa.RecordBatch]:
 def assign_held_out(documents: Documents, config: MixtureConfig) -> Documents:
     """Move the first `validation_share` of each set to validation; a set of one document keeps it for training."""
     validation = len(documents.sets)
-    members_D = documents.members_D.copy()
-    for number in range(validation):
+    members_D, better_D = documents.members_D.copy(), documents.better_D.copy()
+    for number, name in enumerate(documents.sets):
         places = np.flatnonzero(documents.members_D == number)
         held_out = min(len(places) - 1, int(np.ceil(len(places) * config.validation_share)))
         members_D[places[:held_out]] = validation
-    return Documents(documents.ids, members_D, (*documents.sets, VALIDATION), documents.ranks_D)
+        better_D[places[:held_out]] = name.startswith("hq-")
+    return Documents(documents.ids, members_D, (*documents.sets, VALIDATION), documents.ranks_D, better_D)
 
 
 def encode_chunks(job: Job, tokenizer: Tokenizer, chunks: list[Path]) -> list[Path]:
@@ -138,7 +145,9 @@ def write_mixture(
     """Write the sets, the sidecar and `mixture.json`, and report what they hold."""
     tokens, lengths_D = _write_sets(job.work, documents, encoded, vocab_size)
     sizes = {name: int((documents.members_D == number).sum()) for number, name in enumerate(documents.sets)}
-    sets = [_token_set(name, tokens[name], sizes[name]) for name in sorted(tokens) if name != VALIDATION]
+    sets = [
+        _token_set(name, tokens[name], sizes[name]) for name in sorted(tokens) if name in sizes and name != VALIDATION
+    ]
     phases = weigh_phases(
         sets,
         hq_token_share=config.hq_token_share,
@@ -156,6 +165,7 @@ def write_mixture(
         ],
         "phases": phases,
         "validation": {"name": VALIDATION, "tokens": tokens.get(VALIDATION, 0)},
+        "validation_hq": {"name": VALIDATION_HQ, "tokens": tokens[VALIDATION_HQ]},
     }
     temporary = job.work / ".mixture.json.part"
     temporary.write_text(json.dumps(description, indent=1) + "\n")
@@ -169,6 +179,7 @@ def _write_sets(
     """Write all sets side by side, one chunk after the other; return the tokens of each and the length of each row."""
     present = np.unique(documents.members_D).tolist()
     writers = {number: IndexedDatasetWriter(folder / documents.sets[number], vocab_size) for number in present}
+    again = IndexedDatasetWriter(folder / VALIDATION_HQ, vocab_size)
     lengths_D = np.empty(len(documents.members_D), np.int32)
     first = 0
     for path in encoded:
@@ -178,9 +189,12 @@ def _write_sets(
         for number in np.unique(members).tolist():
             mine = members == number
             writers[number].append(tokens[np.repeat(mine, lengths)], lengths[mine])
+        better = documents.better_D[first : first + len(lengths)]
+        again.append(tokens[np.repeat(better, lengths)], lengths[better])
         lengths_D[first : first + len(lengths)] = lengths
         first += len(lengths)
-    return {documents.sets[number]: writer.close() for number, writer in writers.items()}, lengths_D
+    written = {documents.sets[number]: writer.close() for number, writer in writers.items()}
+    return written | {VALIDATION_HQ: again.close()}, lengths_D
 
 
 def _sidecar_rows(documents: Documents, lengths_D: NDArray[np.int32]) -> Iterator[dict[str, Any]]:

@@ -25,6 +25,8 @@ from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.recipe.configs.distill import DpdConfig
 
 NO_SPAN = -1
+_OF_TEACHER = "of_teacher/"
+"""Before the names of extras that belong to the teacher's rows."""
 
 
 class Aligned(NamedTuple):
@@ -119,6 +121,18 @@ class _Row(NamedTuple):
         return row
 
 
+def _teacher_rows(batch: Batch) -> Batch:
+    """Return what the teacher reads beside a student's batch, with what was found for it in `prepare`."""
+    found = {name.removeprefix(_OF_TEACHER): part for name, part in batch.extra.items() if name.startswith(_OF_TEACHER)}
+    return Batch(
+        batch.extra["teacher_tokens_BR"],
+        batch.extra["teacher_labels_BR"],
+        torch.ones_like(batch.extra["teacher_tokens_BR"], dtype=torch.float32),
+        batch.extra["teacher_segments_BR"],
+        found,
+    )
+
+
 @dataclass(frozen=True)
 class ForeignTeaching:
     """A local teacher with another tokenizer."""
@@ -129,14 +143,16 @@ class ForeignTeaching:
     teacher_shard: VocabularyShard
     twins: Twins
 
+    def prepare(self, batches: Sequence[Batch]) -> None:
+        """Run a teacher whose layers lie on several pipeline ranks on its own rows."""
+        reads = [_teacher_rows(batch) for batch in batches]
+        self.teacher.read_ahead(reads)
+        for batch, read in zip(batches, reads, strict=True):
+            batch.extra |= {_OF_TEACHER + name: found for name, found in read.extra.items()}
+
     def lesson(self, batch: Batch, keep_BS: Tensor) -> Lesson:
         """Run the teacher on its own rows; chunks end where spans end."""
-        read = Batch(
-            batch.extra["teacher_tokens_BR"],
-            batch.extra["teacher_labels_BR"],
-            torch.ones_like(batch.extra["teacher_tokens_BR"], dtype=torch.float32),
-            batch.extra["teacher_segments_BR"],
-        )
+        read = _teacher_rows(batch)
         taught_BR = batch.extra["teacher_span_BR"] != NO_SPAN
         output = self.teacher.hidden(read)
         numbers_T, numbers_Q = (

@@ -1,10 +1,10 @@
 """Build preference pairs: positives of the teacher, negatives of the student (report, preference distillation).
 
 A pair is kept only where the positive is far better: the teacher's response verified correct, the student's verified
-wrong, both finished by themselves. Everything else is counted by its reason; an unscored response is never a wrong one.
+wrong, both finished by themselves; or, where nothing can be verified, by the verdict of a judge (`judged_pairs`).
+Everything else is counted by its reason; an unscored response is never a wrong one.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
-from nanbeige_core.contract import Gain, Job, Outcome, Section
+from nanbeige_core.contract import Job, Outcome
 from nanbeige_core.data.tables import write_rows
-from nanbeige_core.evals.statistics import paired_difference
+from nanbeige_core.distill.judged_pairs import Compares, Judged, judge_pairs, open_judge
+from nanbeige_core.distill.pairs_report import pairs_report
 from nanbeige_core.generate.engines import open_engine
 from nanbeige_core.launch.ranks import barrier, rank
 from nanbeige_core.recipe.configs.distill import PreferencePairsConfig
-from nanbeige_core.report.counting import cross_rows
 from nanbeige_core.rl.prompts import PromptRow, load_prompts
 from nanbeige_core.rl.scoring import Answered, Scorer
 from nanbeige_core.sft.chunks import Row, run_chunks
@@ -51,6 +51,7 @@ class Policies(NamedTuple):
     teacher: Sampler
     student: Sampler
     scorer: Scorer
+    judge: Compares | None
 
 
 def run(job: Job) -> Outcome:
@@ -58,7 +59,7 @@ def run(job: Job) -> Outcome:
     config = cast(PreferencePairsConfig, job.config)
     rows = choose_prompts(job, config)
     with ExitStack() as stack:
-        policies = _open(job, stack)
+        policies = _open(job, config, stack)
         results = run_chunks(
             rows,
             lambda number, chunk: _work(policies, config, chunk, seed=config.seed + 1000 * number),
@@ -77,19 +78,21 @@ def run(job: Job) -> Outcome:
 def choose_prompts(job: Job, config: PreferencePairsConfig) -> list[PromptRow]:
     """Choose prompts evenly over the domains, mixed so that chunks cost alike.
 
-    Raises ValueError when a verifiable prompt is nowhere to be found.
+    Raises ValueError when nothing that can be verified, or judged, is there.
     """
+    judged = bool(config.judge) or "reward_model" in job.inputs
     chosen: list[PromptRow] = []
     for number, domain in enumerate(config.domains):
         share = (config.prompts - len(chosen)) // (len(config.domains) - number)
         rows = load_prompts(job.inputs["problems"].path, splits=config.splits, domains={domain})
-        rows = [row for row in rows if row.verifier in VERIFIABLE]
+        rows = [row for row in rows if row.verifier in VERIFIABLE or judged]
         order = np.random.default_rng([config.seed, number]).permutation(len(rows)).tolist()
         chosen += [rows[index] for index in order[:share]]
     if not chosen:
         raise ValueError(
-            f"{job.inputs['problems'].path}: no verifiable prompt in domains {config.domains} and splits "
-            f"{config.splits}, expected at least one. Check the problems stage or widen the splits."
+            f"{job.inputs['problems'].path}: no prompt that can be verified or judged in domains "
+            f"{config.domains} and splits {config.splits}, expected at least one. Check the problems stage or widen "
+            "the splits."
         )
     order = np.random.default_rng([config.seed, len(config.domains)]).permutation(len(chosen)).tolist()
     return [chosen[index] for index in order]
@@ -122,29 +125,35 @@ def _why_none(teacher: Sequence[Scored], student: Sequence[Scored], positives: b
     return "student_unfinished" if wrong else "both_right"
 
 
-def _open(job: Job, stack: ExitStack) -> Policies:
+def _open(job: Job, config: PreferencePairsConfig, stack: ExitStack) -> Policies:
     folder = job.inputs["tokenizer"].path
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     teacher, student = (
         Sampler(open_engine(job.inputs[name].path, folder, job.runtime), tokenizer)
         for name in ("teacher", "checkpoint")
     )
-    return Policies(teacher, student, stack.enter_context(Scorer(cache=job.cache, workers=1)))
+    scorer = stack.enter_context(Scorer(cache=job.cache, workers=1))
+    return Policies(teacher, student, scorer, open_judge(job, config, stack))
 
 
 def _work(policies: Policies, config: PreferencePairsConfig, rows: Sequence[PromptRow], *, seed: int) -> list[Row]:
     prompts = [ask(row) for row in rows]
-    sides: list[list[list[Scored]]] = []
-    for sampler, sampling, n, offset in (
-        (policies.teacher, config.teacher_sampling, config.teacher_samples, 0),
-        (policies.student, config.student_sampling, config.student_samples, 1),
-    ):
-        drawn = sampler.draw(prompts, sampling, n=n, seed=2 * seed + offset)
-        sides.append(_score(policies.scorer, rows, drawn))
-    return [
-        _result(row, teacher, student, most=config.pairs_per_prompt)
-        for row, teacher, student in zip(rows, *sides, strict=True)
-    ]
+    teacher = policies.teacher.draw(prompts, config.teacher_sampling, n=config.teacher_samples, seed=2 * seed)
+    student = policies.student.draw(prompts, config.student_sampling, n=config.student_samples, seed=2 * seed + 1)
+    results: dict[str, Row] = {}
+    drawn = list(zip(rows, teacher, student, strict=True))
+    verified = [each for each in drawn if each[0].verifier in VERIFIABLE]
+    if verified:
+        chosen, *sides = (list(column) for column in zip(*verified, strict=True))
+        scored = (_score(policies.scorer, chosen, side) for side in sides)
+        for row, *outcomes in zip(chosen, *scored, strict=True):
+            results[row.id] = _result(row, *outcomes, most=config.pairs_per_prompt)
+    compared = [each for each in drawn if each[0].verifier not in VERIFIABLE]
+    if compared and policies.judge is not None:
+        chosen, *sides = (list(column) for column in zip(*compared, strict=True))
+        for row, judged in zip(chosen, judge_pairs(policies.judge, chosen, *sides, config), strict=True):
+            results[row.id] = _judged_result(row, judged)
+    return [results[row.id] for row in rows]
 
 
 def _score(scorer: Scorer, rows: Sequence[PromptRow], drawn: list[list[Drawn]]) -> list[list[Scored]]:
@@ -165,6 +174,19 @@ def _result(row: PromptRow, teacher: list[Scored], student: list[Scored], *, mos
     }
 
 
+def _judged_result(row: PromptRow, judged: Judged) -> Row:
+    return {
+        "prompt_id": row.id,
+        "domain": row.domain,
+        "reason": judged.reason,
+        "teacher": [],
+        "student": [],
+        "pairs": [[chosen.text, rejected.text] for chosen, rejected in judged.pairs],
+        "scores": [sum(gap) / len(gap) for gap in judged.kept],
+        "gaps": [list(gap) for gap in judged.gaps if gap.judged],
+    }
+
+
 def _write(job: Job, config: PreferencePairsConfig, rows: list[PromptRow], results: list[Row]) -> Outcome:
     prompts = {row.id: row for row in rows}
     kept = [result for result in results if result["pairs"]]
@@ -178,10 +200,12 @@ def _write(job: Job, config: PreferencePairsConfig, rows: list[PromptRow], resul
     for name, part in (("validation", kept[:aside]), ("pairs", kept[aside:])):
         table = [pair for result in part for pair in _pair_rows(prompts[result["prompt_id"]], result)]
         write_rows(job.work / f"{name}.parquet", SCHEMA, table)
-    return _report(results, validation=aside)
+    return pairs_report(results, validation=aside)
 
 
 def _pair_rows(row: PromptRow, result: Row) -> list[Row]:
+    """Return the pairs of a prompt; scores are 1 and 0 by verification, win probabilities where a judge compared."""
+    scores: list[float] = result.get("scores") or [1.0] * len(result["pairs"])
     return [
         {
             "id": f"{row.id}-{number}",
@@ -189,65 +213,10 @@ def _pair_rows(row: PromptRow, result: Row) -> list[Row]:
             "prompt": row.prompt,
             "chosen": chosen,
             "rejected": rejected,
-            "chosen_score": 1.0,
-            "rejected_score": 0.0,
+            "chosen_score": score,
+            "rejected_score": 1.0 - score,
             "source": row.source,
             "prompt_id": row.id,
         }
-        for number, (chosen, rejected) in enumerate(result["pairs"])
+        for number, ((chosen, rejected), score) in enumerate(zip(result["pairs"], scores, strict=True))
     ]
-
-
-def _report(results: list[Row], *, validation: int) -> Outcome:
-    reasons = Counter(result["reason"] for result in results)
-    pairs = sum(len(result["pairs"]) for result in results)
-    measured = [
-        result for result in results if _rate(result["teacher"]) is not None and _rate(result["student"]) is not None
-    ]
-    before = [cast(float, _rate(result["student"])) for result in measured]
-    after = [cast(float, _rate(result["teacher"])) for result in measured]
-    interval = paired_difference(before, after)
-    domains = cross_rows(((result["domain"], result["reason"]) for result in results), "domain", "prompts")
-    return Outcome(
-        summary=f"{pairs} pairs of {len(results)} prompts: the teacher verified right, the student verified wrong.",
-        counts={
-            "prompts": len(results),
-            "pairs": pairs,
-            "validation_prompts": validation,
-            **{f"prompts_{name}": number for name, number in sorted(reasons.items())},
-        },
-        metrics={"teacher_correct": float(np.mean(after)), "student_correct": float(np.mean(before))},
-        gain=Gain(
-            metric="correct share, negatives' policy -> positives' policy",
-            before=float(np.mean(before)),
-            after=float(np.mean(after)),
-            n=len(measured),
-            low=interval.low,
-            high=interval.high,
-        ),
-        sections=[
-            Section(title="Prompts by domain and reason", table=domains),
-            _examples(results),
-        ],
-    )
-
-
-def _rate(outcomes: list[str]) -> float | None:
-    """Return the share of right answers among the scored ones, None when none was scored."""
-    scored = [outcome for outcome in outcomes if outcome != "unscored"]
-    return scored.count("correct") / len(scored) if scored else None
-
-
-def _examples(results: list[Row]) -> Section:
-    shown = [result for result in results if result["pairs"]][:3]
-    return Section(
-        title="Examples",
-        table=[
-            {
-                "prompt": result["prompt_id"],
-                "chosen": json.dumps(result["pairs"][0][0], ensure_ascii=False)[:300],
-                "rejected": json.dumps(result["pairs"][0][1], ensure_ascii=False)[:300],
-            }
-            for result in shown
-        ],
-    )

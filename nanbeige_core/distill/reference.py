@@ -77,8 +77,10 @@ def _fill(
     )
     if not batches:
         return
-    file = np.lib.format.open_memmap(path, "r+")
     measured = trainer.measure(batches, _supervised_log_probs(chunk, trainer.vocab_size))
+    if not measured:
+        return
+    file = np.lib.format.open_memmap(path, "r+")
     log_probs_NS = torch.cat([entry["log_probs"] for entry in measured]).cpu().numpy()
     for number, log_probs_S in zip(numbers, log_probs_NS, strict=True):
         file[number] = log_probs_S

@@ -43,14 +43,14 @@ def run(job: Job) -> Outcome:
     """Read every pair with the teacher once and store its best tokens."""
     config = cast(TeacherLogitsConfig, job.config)
     pairs = load_pairs(job, config)
-    teacher = FrozenModel.open(job.inputs["teacher"].path / "weights", runtime=job.runtime)
+    teacher = FrozenModel.open(job.inputs["teacher"].path / "weights", runtime=job.runtime, pipelined=True)
     shard = VocabularyShard(teacher.card.vocab_size, parallel.tensor_group())
     chunks = [pairs[at : at + config.chunk_pairs] for at in range(0, len(pairs), config.chunk_pairs)]
     paths = [job.scratch / f"{number:06d}.npz" for number in range(len(chunks))]
     for number in range(parallel.data_rank(), len(chunks), parallel.data_size()):
         if not paths[number].exists():
             tops = read_chunk(teacher, chunks[number], config, shard, micro_batch_size=job.runtime.micro_batch_size)
-            if parallel.is_first_tensor_rank():
+            if parallel.is_first_tensor_rank() and parallel.is_last_stage():
                 commit(paths[number], tops)
         job.progress((number + 1) / len(chunks), f"chunk {number + 1} of {len(chunks)}")
     barrier()
@@ -93,13 +93,17 @@ def read_chunk(
     *,
     micro_batch_size: int,
 ) -> dict[str, SampleTops]:
-    """Return the teacher's best tokens of every sample of some pairs; collective over tensor-parallel ranks."""
+    """Return the teacher's best tokens of every sample of some pairs; collective over model-parallel ranks.
+
+    Nothing but on the last pipeline rank.
+    """
     packed = pack_pairs(pairs, config.sequence_length)
     batches = make_pair_batches(
         packed.pairs, packed.bins, sequence_length=config.sequence_length, micro_batch_size=micro_batch_size
     )
+    teacher.read_ahead(batches)
     found: dict[str, SampleTops] = {}
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(batches if parallel.is_last_stage() else []):
         members = packed.bins[number * micro_batch_size :][: len(batch.tokens_BS)]
         samples = [sample for row in members for index in row for sample in packed.pairs[index]]
         tops = _best_tokens(teacher, batch, config.top_k, shard)

@@ -77,7 +77,8 @@ class TeacherChoice:
         """Load the teacher in the trainer's layout; collective."""
         if self.cache is not None:
             return CachedTeaching(self.config, shard)
-        teacher = FrozenModel.open(self.job.inputs["teacher"].path / "weights", runtime=self.job.runtime)
+        weights = self.job.inputs["teacher"].path / "weights"
+        teacher = FrozenModel.open(weights, runtime=self.job.runtime, pipelined=True)
         if not self.foreign:
             return LocalTeaching(teacher, self.config, shard)
         theirs = VocabularyShard(teacher.card.vocab_size, parallel.tensor_group())

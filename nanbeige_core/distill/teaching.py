@@ -7,7 +7,7 @@ Shapes: B sequence, S position, T supervised positions in a row, C positions of 
 K kept tokens, _tp local columns of this tensor-parallel rank.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -46,6 +46,10 @@ class Lesson(NamedTuple):
 class Teaching(Protocol):
     """A source of lessons."""
 
+    def prepare(self, batches: Sequence[Batch]) -> None:
+        """Do what must precede the student's passes over these batches; collective over pipeline ranks."""
+        ...
+
     def lesson(self, batch: Batch, keep_BS: Tensor) -> Lesson:
         """Prepare the micro-batch's supervised positions; collective over tensor-parallel ranks."""
         ...
@@ -58,6 +62,10 @@ class HiddenTeacher(Protocol):
         """Return hidden states and output matrix without gradient."""
         ...
 
+    def read_ahead(self, batches: Sequence[Batch]) -> None:
+        """Let `hidden` answer for these batches; collective over pipeline ranks."""
+        ...
+
 
 @dataclass(frozen=True)
 class LocalTeaching:
@@ -66,6 +74,10 @@ class LocalTeaching:
     teacher: HiddenTeacher
     config: DpdConfig
     shard: VocabularyShard
+
+    def prepare(self, batches: Sequence[Batch]) -> None:
+        """Run a teacher whose layers lie on several pipeline ranks: they cannot meet inside the student's pass."""
+        self.teacher.read_ahead(batches)
 
     def lesson(self, batch: Batch, keep_BS: Tensor) -> Lesson:
         """Run the teacher once; its logits are formed chunk by chunk beside the student's."""
@@ -98,6 +110,9 @@ class CachedTeaching:
 
     config: DpdConfig
     shard: VocabularyShard
+
+    def prepare(self, batches: Sequence[Batch]) -> None:
+        """Do nothing: the batches carry the lesson."""
 
     def lesson(self, batch: Batch, keep_BS: Tensor) -> Lesson:
         """Take the supervised positions' cached tokens; no model runs."""

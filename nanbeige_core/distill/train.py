@@ -49,7 +49,6 @@ def run(job: Job) -> Outcome:
     """Distil the teacher into the input checkpoint over preference pairs; report both levels and held-out gain."""
     config = cast(DpdConfig, job.config)
     choice = TeacherChoice(job, config)
-    require_whole_model(job)
     annotated = {name: _load_pairs(job, config, choice, name) for name in ("pairs", "validation")}
     packed = {name: annotation.packed for name, annotation in annotated.items()}
     steps = plan_steps(
@@ -82,18 +81,6 @@ def _write_ledger(job: Job, packed: PackedPairs, steps: list[list[int]]) -> None
     ids = [row["id"] for row in read_rows(job.inputs["pairs"].path / "pairs.parquet", ("id",))]
     kept = [ids[index] for index in packed.kept]
     packed_ledger(kept, sorted(set(ids) - set(kept)), packed.bins, steps).write(job.work / ROW_LEDGER)
-
-
-def require_whole_model(job: Job) -> None:
-    """Refuse pipeline parallelism: the teacher's logits are needed where the student's are, on one stage.
-
-    Raises ValueError.
-    """
-    if job.runtime.pipeline_parallel > 1:
-        raise ValueError(
-            f"runtime.pipeline_parallel is {job.runtime.pipeline_parallel}, {job.stage} needs 1: teacher and student "
-            "logits must meet on one rank. Use tensor_parallel instead."
-        )
 
 
 def _load_pairs(job: Job, config: DpdConfig, choice: TeacherChoice, name: str) -> Annotation:
@@ -148,10 +135,17 @@ def _shard(trainer: Trainer) -> VocabularyShard:
 
 
 def _evaluate(job: Job, config: DpdConfig, trainer: Trainer, teacher: Teaching, pairs: PairSet) -> dict[str, float]:
+    """Return the loss and its metrics on a whole set, as many sequences at a time as a training step has."""
     everything = list(range(len(pairs.packed.bins)))
     loss = make_dpd_loss(config, pairs.denominators(everything), _shard(trainer), teacher)
-    mine = everything[trainer.data_rank :: trainer.data_size]
-    return trainer.evaluate(_batches(job, config, pairs, mine), loss)
+    totals: dict[str, float] = {}
+    for begin in range(0, len(everything), config.global_batch_size):
+        rows = everything[begin : begin + config.global_batch_size]
+        batches = _batches(job, config, pairs, rows[trainer.data_rank :: trainer.data_size])
+        teacher.prepare(batches)
+        for name, value in trainer.evaluate(batches, loss).items():
+            totals[name] = totals.get(name, 0.0) + value
+    return totals
 
 
 def _train(
@@ -177,7 +171,9 @@ def _train(
                 with_gradient_norms=measured,
             )
             mine = rows_of_rank(steps[number], trainer.data_rank, trainer.data_size)
-            stats = trainer.train_step(_batches(job, config, pairs, mine), loss)
+            batches = _batches(job, config, pairs, mine)
+            teacher.prepare(batches)
+            stats = trainer.train_step(batches, loss)
             if number == 0:
                 require_fresh_policy(stats)
             history.append({"step": number + 1, "loss": stats.loss, "grad_norm": stats.grad_norm, **stats.metrics})

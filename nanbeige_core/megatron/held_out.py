@@ -4,7 +4,7 @@ Legend: B sequence, S position.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.blend import Mixture, make_batch
 from nanbeige_core.megatron.trainer import Trainer
 
+BOTH_TIERS, BETTER_HALF = "validation_loss", "validation_loss_hq"
+"""Measures of a phase: over held-out documents of both tiers, and of the better half alone."""
+
 
 class HeldOut(NamedTuple):
     """Held-out sequences as Batches of all ranks' rows, in order."""
@@ -22,16 +25,34 @@ class HeldOut(NamedTuple):
     sequences: int
 
 
-def read_held_out(mixture: Mixture, *, sequence_length: int, sequences: int, rows: int) -> HeldOut:
-    """Cut the validation set into at most `sequences` sequences without overlap, `rows` to a batch.
+def read_measures(mixture: Mixture, *, sequence_length: int, sequences: int, rows: int) -> dict[str, HeldOut]:
+    """Return the sequences behind each measure of a phase.
+
+    Those of the better half are left out where there are less than two, or where the mixture was made before they were
+    set aside. Raises ValueError when there are less than two of both tiers.
+    """
+    sets = {BOTH_TIERS: "validation"}
+    better: int = mixture.content.get("validation_hq", {"tokens": 0})["tokens"]
+    if better > 2 * sequence_length:
+        sets[BETTER_HALF] = "validation-hq"
+    return {
+        measure: read_held_out(mixture, name, sequence_length=sequence_length, sequences=sequences, rows=rows)
+        for measure, name in sets.items()
+    }
+
+
+def read_held_out(
+    mixture: Mixture, name: str = "validation", *, sequence_length: int, sequences: int, rows: int
+) -> HeldOut:
+    """Cut a held-out set into at most `sequences` sequences without overlap, `rows` to a batch.
 
     Raises ValueError when the set is too short for two sequences.
     """
-    stream = mixture.stream("validation", seed=0, shuffle=False)
+    stream = mixture.stream(name, seed=0, shuffle=False)
     found = min(sequences, (stream.tokens_per_epoch - 1) // sequence_length)
     if found < 2:
         raise ValueError(
-            f"the validation set has {stream.tokens_per_epoch} tokens, less than two sequences of {sequence_length}: "
+            f"the {name} set has {stream.tokens_per_epoch} tokens, less than two sequences of {sequence_length}: "
             "hold out more documents in the mixture stage."
         )
     samples = [stream.read(number * sequence_length, sequence_length + 1) for number in range(found)]
@@ -69,3 +90,22 @@ def compare_losses(before: list[float], after: list[float]) -> Gain:
         high=mean + half,
         higher_is_better=False,
     )
+
+
+def number_sequences(losses: list[float]) -> dict[str, float]:
+    """Return the losses under the names by which another model's of the same sequences are found."""
+    return {f"sequence-{number}": loss for number, loss in enumerate(losses)}
+
+
+def gain_table(gains: dict[str, Gain]) -> list[dict[str, Any]]:
+    """Return a row for each measure of a phase."""
+    return [
+        {
+            "documents": {BOTH_TIERS: "both tiers", BETTER_HALF: "better half"}[measure],
+            "sequences": gain.n,
+            "before": gain.before,
+            "after": gain.after,
+            "95 % interval of the difference": f"{gain.low:+.3f} to {gain.high:+.3f}",
+        }
+        for measure, gain in gains.items()
+    ]

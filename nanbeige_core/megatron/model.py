@@ -222,11 +222,16 @@ def forward_logits(model: Any, batch: Batch) -> Tensor:
         None,
         packed_seq_params=_packed_params(batch.segment_ids_BS),
     )
-    return output.reshape(*batch.tokens_BS.shape, -1) if _unwrapped(model).post_process else output
+    return output.reshape(*batch.tokens_BS.shape, -1) if holds_output_layer(model) else output
+
+
+def holds_output_layer(model: Any) -> bool:
+    """Tell whether this part of the model ends in the output layer."""
+    return bool(_unwrapped(model).post_process)
 
 
 def forward_hidden(model: Any, batch: Batch) -> HiddenOutput:
-    """Run the model up to its output layer, which the caller applies piece by piece; last pipeline stage only.
+    """Run the model up to its output layer, which the caller applies piece by piece; needs `holds_output_layer`.
 
     Returns hidden states [B, S, H], gathered under sequence parallelism, and this rank's rows of the output matrix.
     Backward: the hidden states' gradient is summed (or reduce-scattered) over tensor-parallel ranks.
@@ -234,8 +239,14 @@ def forward_hidden(model: Any, batch: Batch) -> HiddenOutput:
     gpt = _unwrapped(model)
     with _output_layer_skipped(gpt):
         hidden_BSH = forward_logits(model, batch)
+    return HiddenOutput(hidden_BSH, output_matrix(gpt))
+
+
+def output_matrix(model: Any) -> Tensor:
+    """Return this rank's rows of the output matrix [V_tp, H]; needs `holds_output_layer`."""
+    gpt = _unwrapped(model)
     shared = gpt.share_embeddings_and_output_weights
-    return HiddenOutput(hidden_BSH, gpt.shared_embedding_or_output_weight() if shared else gpt.output_layer.weight)
+    return gpt.shared_embedding_or_output_weight() if shared else gpt.output_layer.weight
 
 
 def _unwrapped(model: Any) -> Any:

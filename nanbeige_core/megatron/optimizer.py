@@ -1,5 +1,6 @@
 """Megatron's DistributedDataParallel and distributed AdamW around a model's parts on this rank."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -62,5 +63,22 @@ def build_optimizer(chunks: Chunks, model: ModelConfig, config: OptimizerConfig,
         config_overrides={ParamKey(name=names): {"wd_mult": 0.0}},  # type: ignore[arg-type,dict-item]
     )
     save_without_gathering(built)
+    _refuse_unfinite_norm(built)
     shared.finalize_model_grads_func = finalize_model_grads
     return Trainable(Chunks(wrapped), built)
+
+
+def _refuse_unfinite_norm(optimizer: Any) -> None:
+    """Raise FloatingPointError where a step finds that the gradient's norm is no number: clipping would spread it."""
+    measure = optimizer.get_grad_norm
+
+    def get_grad_norm() -> float:
+        norm = float(measure())
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient's norm is {norm}, a finite number was expected: clipping would write it into every "
+                "weight. No weight was changed. Lower the peak learning rate or look at this step's batch."
+            )
+        return norm
+
+    optimizer.get_grad_norm = get_grad_norm

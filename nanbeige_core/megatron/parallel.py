@@ -114,6 +114,11 @@ def pipeline_group() -> Any:
     return parallel_state.get_pipeline_model_parallel_group()
 
 
+def pipeline_size() -> int:
+    """Return the number of pipeline-parallel ranks."""
+    return dist.get_world_size(pipeline_group())
+
+
 def model_group() -> Any:
     """Return the group of all ranks that together hold one copy of the model."""
     from megatron.core import parallel_state

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.distributed as dist
 
-from nanbeige_core.contract import Job, Outcome, Plot, Runtime, Section
+from nanbeige_core.contract import Gain, Job, Outcome, Plot, Runtime, Section
 from nanbeige_core.evals.records import write_records
 from nanbeige_core.launch.ranks import rank
 from nanbeige_core.megatron import device, parallel, resume
@@ -28,7 +28,15 @@ from nanbeige_core.megatron.blend import (
     phase_weights,
 )
 from nanbeige_core.megatron.even_blend import even_blends
-from nanbeige_core.megatron.held_out import compare_losses, measure_held_out, read_held_out
+from nanbeige_core.megatron.held_out import (
+    BETTER_HALF,
+    BOTH_TIERS,
+    compare_losses,
+    gain_table,
+    measure_held_out,
+    number_sequences,
+    read_measures,
+)
 from nanbeige_core.megatron.resume_points import ResumePoints
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.stream_cursors import StreamCursors
@@ -41,6 +49,10 @@ from nanbeige_core.recipe.phase_plan import Span, plan_phase, step_boundaries
 History = list[dict[str, float]]
 HISTORY_POINTS = 400
 """Steps kept in state.json and drawn in the report."""
+
+
+STATE_OF = {BOTH_TIERS: "validation_losses", BETTER_HALF: "validation_losses_hq"}
+"""Where state.json keeps what each measure was at the phase's end, so that the next one need not measure again."""
 
 
 class Phase(NamedTuple):
@@ -62,19 +74,20 @@ def run(job: Job) -> Outcome:
     trainer.record_steps(job)
     state: dict[str, Any] = resume.load_optimizer(trainer, previous) if previous else {}
     phase = open_phase(config, mixture, state.get("ledger", {}))
-    held_out = read_held_out(
+    held_out = read_measures(
         mixture,
         sequence_length=config.sequence_length,
         sequences=config.validation_sequences,
         rows=job.runtime.micro_batch_size,
     )
-    before: list[float] = state.get("validation_losses", [])
-    if len(before) != held_out.sequences:
-        before = measure_held_out(trainer, held_out)
+    before: dict[str, list[float]] = {}
+    for measure, part in held_out.items():
+        known: list[float] = state.get(STATE_OF[measure], [])
+        before[measure] = known if len(known) == part.sequences else measure_held_out(trainer, part)
     history = train_phase(job, trainer, phase)
-    after = measure_held_out(trainer, held_out)
+    after = {measure: measure_held_out(trainer, part) for measure, part in held_out.items()}
     if rank() == 0:
-        write_records(job.work, {"validation_loss": {f"sequence-{n}": loss for n, loss in enumerate(after)}})
+        write_records(job.work, {measure: number_sequences(losses) for measure, losses in after.items()})
     ledger = state.get("ledger", {}) | phase.cursors.finish()
     trainer.save(
         job.work,
@@ -82,12 +95,17 @@ def run(job: Job) -> Outcome:
         stage=job.stage,
         tokens=trainer.tokens,
         history=thin(history),
-        extra={"ledger": ledger, "validation_losses": after, "phase": config.phase},
+        extra={
+            "ledger": ledger,
+            "phase": config.phase,
+            **{STATE_OF[measure]: losses for measure, losses in after.items()},
+        },
         with_optimizer=config.phase != "decay",
     )
     if rank() == 0:
         phase.source.planned().save(job.work)
-    return report(config, phase, history, (before, after), mixture)
+    gains = {measure: compare_losses(before[measure], after[measure]) for measure in held_out}
+    return report(config, phase, history, gains, mixture)
 
 
 def _require_order(config: FgwsdConfig, previous: Path | None) -> None:
@@ -211,16 +229,20 @@ def thin(history: History) -> History:
     return history[::-1][::stride][::-1]
 
 
-def report(
-    config: FgwsdConfig, phase: Phase, history: History, losses: tuple[list[float], list[float]], mixture: Mixture
-) -> Outcome:
-    """Describe what the phase did."""
-    gain = compare_losses(*losses)
+def report(config: FgwsdConfig, phase: Phase, history: History, gains: dict[str, Gain], mixture: Mixture) -> Outcome:
+    """Describe what the phase did; of its measures the one over both tiers is the stage's gain."""
+    gain = gains[BOTH_TIERS]
     kept = thin(history)
     tokens = [entry["tokens"] for entry in kept]
     sections = [
         Section(title="Training loss", plot=_plot(tokens, "loss", kept, "loss (nats per token)")),
         Section(title="Learning rate", plot=_plot(tokens, "lr", kept, "learning rate")),
+        Section(
+            title="Held-out loss",
+            text="Nats a token. Documents of both tiers favour a blend of both; those of the better half are what the "
+            "later phases train for.",
+            table=gain_table(gains),
+        ),
         Section(
             title="Blend",
             text="Tokens drawn from each set in this phase; every set goes on where the last phase left it.",
@@ -235,7 +257,11 @@ def report(
             f"validation loss {gain.before:.3f} -> {gain.after:.3f}."
         ),
         counts={"steps": len(history), "sets": len(phase.weights)},
-        metrics={"train_loss": history[-1]["loss"], "learning_rate": history[-1]["lr"], "validation_loss": gain.after},
+        metrics={
+            "train_loss": history[-1]["loss"],
+            "learning_rate": history[-1]["lr"],
+            **{measure: found.after for measure, found in gains.items()},
+        },
         tokens=trained,
         gain=gain,
         sections=sections,

@@ -16,7 +16,14 @@ import numpy as np
 import torch
 
 from nanbeige_core.launch.ranks import barrier, gather_objects, rank
-from nanbeige_core.megatron.weights import OPTIMIZER_FORMAT, ModelCard, save_sharded, write_model_card
+from nanbeige_core.megatron.weights import (
+    OPTIMIZER_FORMAT,
+    ModelCard,
+    read_model_card,
+    save_sharded,
+    write_model_card,
+)
+from nanbeige_core.recipe.layout import require_same_shape
 
 if TYPE_CHECKING:
     from nanbeige_core.megatron.trainer import Trainer
@@ -73,8 +80,9 @@ def load_optimizer(trainer: "Trainer", directory: Path) -> dict[str, Any]:
     """Continue from a Checkpoint that carries optimizer/: weights, moments, schedule position; returns state.json.
 
     The schedule's form comes from the trainer's own config, its position from the checkpoint. Raises ValueError when
-    the recorded schedule is another one, because a phase must not change the rate.
+    the recorded schedule is another one, because a phase must not change the rate, or the weights have another shape.
     """
+    require_same_shape(trainer.config, read_model_card(directory).model, str(directory))
     state: dict[str, Any] = json.loads((directory / "state.json").read_text())
     _load_state(trainer, directory / "optimizer")
     _set_progress(trainer, state)

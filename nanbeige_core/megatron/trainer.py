@@ -10,7 +10,7 @@ depend on how the batch was cut. Legend: B sequence, S position, V vocabulary, _
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -22,8 +22,15 @@ from nanbeige_core.contract import Job, Runtime
 from nanbeige_core.megatron import convert, device, parallel, resume, weights
 from nanbeige_core.megatron.batch import Batch
 from nanbeige_core.megatron.chunked_head import HiddenLoss
-from nanbeige_core.megatron.model import build_chunks, forward_hidden, forward_logits, initialize_weights
+from nanbeige_core.megatron.model import (
+    build_chunks,
+    forward_hidden,
+    forward_logits,
+    holds_output_layer,
+    initialize_weights,
+)
 from nanbeige_core.megatron.optimizer import build_optimizer
+from nanbeige_core.megatron.passes import ForwardStep, run_schedule
 from nanbeige_core.megatron.schedule import LrSchedule, attach_schedule
 from nanbeige_core.megatron.step_metrics import StepMetrics
 from nanbeige_core.megatron.vocab_parallel import LossFn, mask_padding, vocab_parallel_log_probs
@@ -244,10 +251,11 @@ class Trainer:
         """Restore the newest complete resume point and return its `extra`; None when there is none."""
         return resume.load_resume(self, directory)
 
-    def _loss_step(self, loss: LossFn | HiddenLoss) -> Callable[[Iterator[Batch], Any], Any]:
+    def _loss_step(self, loss: LossFn | HiddenLoss) -> ForwardStep:
         def step(batches: Iterator[Batch], model: Any) -> Any:
             batch = next(batches).to(device.device())
-            hidden = forward_hidden(model, batch) if isinstance(loss, HiddenLoss) else None
+            on_hidden = isinstance(loss, HiddenLoss) and holds_output_layer(model)
+            hidden = forward_hidden(model, batch) if on_hidden else None
             output = forward_logits(model, batch) if hidden is None else hidden.hidden_BSH
 
             def score(output_BSX: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -266,46 +274,13 @@ class Trainer:
         return step
 
     def measure(self, micro_batches: Sequence[Batch], loss: HiddenLoss) -> list[dict[str, Tensor]]:
-        """Return what `loss` measures on each micro-batch, without gradient; needs pipeline parallel 1."""
-        assert self.runtime.pipeline_parallel == 1, "hidden states of the last stage are wanted on every rank"
+        """Return what `loss` measures on each micro-batch, without gradient; empty off the last pipeline stage."""
         return self._run_schedule(micro_batches, self._loss_step(loss), forward_only=True)
 
     def _run_schedule(
-        self, micro_batches: Sequence[Batch], step: Callable[..., Any], *, forward_only: bool
+        self, micro_batches: Sequence[Batch], step: ForwardStep, *, forward_only: bool
     ) -> list[dict[str, Tensor]]:
-        from megatron.core.pipeline_parallel import get_forward_backward_func
-
-        if not micro_batches:
-            raise ValueError("no micro-batches: every data-parallel rank needs at least one in a step")
-        parts = self.model.parts
-        if forward_only:
-            for part in parts:
-                part.eval()
-        batches = self._whole_groups(micro_batches, forward_only=forward_only)
-        rows, width = batches[0].tokens_BS.shape
-        iterators = [iter(batches) for _ in parts]
-        with torch.set_grad_enabled(not forward_only):
-            stored = get_forward_backward_func()(
-                forward_step_func=step,
-                data_iterator=iterators if len(parts) > 1 else iterators[0],
-                model=parts,
-                num_microbatches=len(batches),
-                seq_length=width,
-                micro_batch_size=rows,
-                forward_only=forward_only,
-            )
-        return stored[: len(micro_batches)]
-
-    def _whole_groups(self, micro_batches: Sequence[Batch], *, forward_only: bool) -> list[Batch]:
-        """Return micro-batches the interleaved schedule takes; a forward pass repeats the last one to fill a group."""
-        ranks = self.runtime.pipeline_parallel
-        missing = -len(micro_batches) % ranks if len(self.model.parts) > 1 else 0
-        if missing and not forward_only:
-            raise ValueError(
-                f"a step has {len(micro_batches)} micro-batches on each data-parallel rank, runtime.virtual_pipeline "
-                f"needs a multiple of pipeline_parallel {ranks}: choose another runtime.micro_batch_size."
-            )
-        return [*micro_batches, *[micro_batches[-1]] * missing]
+        return run_schedule(self.model.parts, micro_batches, step, forward_only=forward_only)
 
     def _sum_everywhere(self, stored: list[dict[str, Tensor]], micro_batches: Sequence[Batch]) -> dict[str, float]:
         """Sum over micro-batches and data-parallel ranks; one all-reduce, and one broadcast along the pipeline."""

@@ -7,32 +7,81 @@ from typing import TYPE_CHECKING
 from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.errors import RecipeError
 from nanbeige_core.recipe.configs.base import ModelConfig
-from nanbeige_core.recipe.configs.distill import DpdConfig
+from nanbeige_core.recipe.configs.distill import DpdConfig, PreferencePairsConfig, TeacherLogitsConfig
 from nanbeige_core.recipe.configs.rl import RlConfig, RolloutsConfig
-from nanbeige_core.recipe.layout import LayoutError, validate_layout
+from nanbeige_core.recipe.configs.sft import RefinementConfig
+from nanbeige_core.recipe.layout import LayoutError, require_same_shape, validate_layout
+
+OPEN_DOMAIN = "general"
+"""Domain of prompts whose answers have no verifier."""
 
 if TYPE_CHECKING:
     from nanbeige_core.recipe.load import Stage
 
 
 def check_layouts(stages: "Mapping[str, Stage]", path: Path) -> None:
-    """Raise RecipeError for a stage whose parallel layout does not divide the model it works on.
+    """Raise RecipeError for a stage whose parallel layout does not divide the model it works on, or that would go on
+    with weights of another shape.
 
-    The model is the stage's own, or that of the checkpoint it reads; an adopted checkpoint's is not known here.
+    The model is the stage's own, or that of the checkpoint it reads, and for distillation the teacher's as well; an
+    adopted checkpoint's is not known here.
     """
     models: dict[str, ModelConfig] = {}
     for name, stage in stages.items():
-        own = getattr(stage.config, "model", None)
-        model = own if isinstance(own, ModelConfig) else models.get(stage.inputs.get("checkpoint", ""))
-        if model is None:
+        own, read = getattr(stage.config, "model", None), models.get(stage.inputs.get("checkpoint", ""))
+        model = own if isinstance(own, ModelConfig) else read
+        if model is not None and read is not None:
+            _check_shape(model, read, f"{path}: stages.{name}: {stage.inputs['checkpoint']}")
+        if model is not None:
+            models[name] = model
+            _check_layout(model, stage, f"{path}: stages.{name}")
+        teacher = models.get(stage.inputs.get("teacher", ""))
+        if teacher is not None and isinstance(stage.config, DpdConfig | TeacherLogitsConfig):
+            _check_layout(teacher, stage, f"{path}: stages.{name}, the teacher ({stage.inputs['teacher']})")
+        if isinstance(stage.config, RefinementConfig) and stage.runtime.pipeline_parallel > 1:
+            raise RecipeError(
+                f"{path}: stages.{name}: runtime.pipeline_parallel is {stage.runtime.pipeline_parallel}, 1 was "
+                "expected: drafts are sampled from whole models, and their likelihood wants logits on every rank. Use "
+                "runtime.tensor_parallel."
+            )
+
+
+def _check_shape(model: ModelConfig, read: ModelConfig, place: str) -> None:
+    try:
+        require_same_shape(model, read, place)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+
+
+def _check_layout(model: ModelConfig, stage: "Stage", place: str) -> None:
+    try:
+        # how many ranks there are, several machines may decide
+        ranks = stage.runtime.tensor_parallel * stage.runtime.pipeline_parallel
+        validate_layout(model, stage.runtime, world_size=ranks)
+    except LayoutError as error:
+        raise RecipeError(f"{place}: {error}") from error
+
+
+def check_judges(stages: "Mapping[str, Stage]", path: Path) -> None:
+    """Raise RecipeError where preference pairs of open answers lack a judge, or a judge has nothing to compare."""
+    for name, stage in stages.items():
+        config = stage.config
+        if not isinstance(config, PreferencePairsConfig):
             continue
-        models[name] = model
-        try:
-            # how many ranks there are, several machines may decide
-            ranks = stage.runtime.tensor_parallel * stage.runtime.pipeline_parallel
-            validate_layout(model, stage.runtime, world_size=ranks)
-        except LayoutError as error:
-            raise RecipeError(f"{path}: stages.{name}: {error}") from error
+        judges = [*config.served_models(), *(["the input reward_model"] if "reward_model" in stage.inputs else [])]
+        place, is_open = f"{path}: stages.{name}", OPEN_DOMAIN in config.domains
+        if is_open and not judges:
+            raise RecipeError(
+                f"{place}.domains has {OPEN_DOMAIN}, whose answers no verifier can judge: set {name}.judge to a served "
+                f"model, give {name} the input reward_model, or leave the domain out."
+            )
+        if judges and not is_open:
+            raise RecipeError(
+                f"{place} has a judge ({', '.join(judges)}), but its domains {', '.join(config.domains)} are verified: "
+                f"add {OPEN_DOMAIN} to {name}.domains, or take the judge away."
+            )
+        if len(judges) > 1:
+            raise RecipeError(f"{place} has two judges ({', '.join(judges)}), one was expected: take one away.")
 
 
 def check_tokenizers(stages: "Mapping[str, Stage]", path: Path) -> None:

@@ -17,6 +17,21 @@ def require_divisor(part: int, whole: int, what: str, knob: str) -> None:
         )
 
 
+SHAPE = ("layers", "hidden_size", "query_heads", "kv_heads", "head_size", "ffn_size", "tied_embeddings")
+"""Values of a model that its stored weights have; window and RoPE base are not among them."""
+
+
+def require_same_shape(model: ModelConfig, stored: ModelConfig, where: str) -> None:
+    """Raise ValueError unless weights of the `stored` model fit `model`; `where` names what holds them."""
+    found = {name: (getattr(stored, name), getattr(model, name)) for name in SHAPE}
+    other = [f"{name} {held}, not {wanted}" for name, (held, wanted) in found.items() if held != wanted]
+    if other:
+        raise ValueError(
+            f"{where} holds a model with {', '.join(other)}: training goes on with weights of one shape alone. Give "
+            "every stage of the run one model, or start a new run."
+        )
+
+
 def validate_layout(model: ModelConfig, runtime: Runtime, *, world_size: int) -> None:
     """Raise LayoutError unless heads, widths and layers of `model` and the ranks divide by the layout."""
     tp, pp = runtime.tensor_parallel, runtime.pipeline_parallel

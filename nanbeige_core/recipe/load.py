@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from nanbeige_core.contract import Runtime
 from nanbeige_core.errors import RecipeError, nearest
 from nanbeige_core.recipe.configs.base import IdentityConfig
-from nanbeige_core.recipe.consistency import check_layouts, check_rollouts, check_tokenizers
+from nanbeige_core.recipe.consistency import check_judges, check_layouts, check_rollouts, check_tokenizers
 from nanbeige_core.recipe.measures import known_measures, require_measure
 from nanbeige_core.recipe.overrides import apply_overrides, touched_stages
 from nanbeige_core.recipe.schedules import check_schedules
@@ -137,6 +137,7 @@ class RecipeSource:
         recipe = Recipe(self.file, self.path, profile, tuple(overrides), {name: stages[name] for name in ordered})
         kept = _without_unread(recipe)
         check_layouts(kept.stages, self.path)
+        check_judges(kept.stages, self.path)
         check_tokenizers(kept.stages, self.path)
         check_rollouts(kept.stages, self.path)
         return kept

@@ -2,17 +2,24 @@
 
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nanbeige_core.contract import Gain, Outcome, Section
-from nanbeige_core.evals.statistics import paired_difference
+from nanbeige_core.evals.statistics import paired_gain
 from nanbeige_core.report.counting import count_rows, cross_rows
 from nanbeige_core.sft.chunks import Row
 
 HALF = 5.0
 """From this score on a judge is taken to call a draft right."""
+
+
+class Usable(NamedTuple):
+    """What the current model's first draft and the best one are worth as something to train on."""
+
+    before: float
+    after: float
 
 
 def refinement_report(results: list[Row], mixed: list[Row], *, validation: int) -> Outcome:
@@ -39,15 +46,15 @@ def refinement_report(results: list[Row], mixed: list[Row], *, validation: int) 
             "mean_improvement": _mean(changed),
             **{f"agrees_with_verifier_{name}": share for name, share in agreement(traces).items()},
         },
-        gain=_score_gain(traces),
+        gain=score_gain(traces),
         sections=[
             Section(title="Instructions by domain", table=_domain_rows(results, mixed)),
             Section(
                 title="What refinement changed",
                 text="The current model's first draft against the best one; improvement is in points of 10. Each other "
                 "judge is shown with how often it sides with the verifier, 5 or more counting as right. "
-                "What the verifier calls wrong scores 0 whatever they say. A draft that is cut off, or misses what its "
-                "instruction demands, keeps its score but is never the best, which may then score below it.",
+                "What the verifier calls wrong scores 0 whatever they say; here a draft that is cut off, or misses "
+                "what its instruction demands, counts as 0 too, and one without a verdict is left out.",
                 table=_changes(results),
             ),
             Section(title="Rejected, and why", table=_rejections(results, traces)),
@@ -69,29 +76,35 @@ def refinement_report(results: list[Row], mixed: list[Row], *, validation: int) 
     )
 
 
-def _score_gain(traces: list[dict[str, Any]]) -> Gain | None:
-    paired = [trace for trace in traces if trace["student_score"] is not None]
+def usable(trace: dict[str, Any]) -> Usable | None:
+    """Return both drafts' scores; None without a draft of the current model, or where the verifier came to no verdict.
+
+    A draft that may not be trained on, being cut off or missing what its instruction demands, is worth 0, as one that
+    the verifier calls wrong is: by its judges' score alone it could stand above the draft that was kept.
+    """
+    drafts: list[dict[str, Any]] = trace["drafts"]
+    first = next((draft for draft in drafts if draft["origin"] == "student"), None)
+    if first is None:
+        return None
+    best = max(drafts, key=lambda draft: (not draft["vetoed"], draft["score"]))
+    if "unscored" in (first["verified"], best["verified"]):
+        return None
+    return Usable(*(0.0 if draft["vetoed"] else draft["score"] for draft in (first, best)))
+
+
+def score_gain(traces: list[dict[str, Any]]) -> Gain | None:
+    """Return the gain from the current model's first draft to the best one; None where none can be compared."""
+    paired = [found for trace in traces if (found := usable(trace))]
     if not paired:
         return None
-    before = [trace["student_score"] for trace in paired]
-    after = [trace["best_score"] for trace in paired]
-    interval = paired_difference(before, after)
-    return Gain(
-        metric="checklist score, the current model's draft -> best draft (0 to 10)",
-        before=float(np.mean(before)),
-        after=float(np.mean(after)),
-        n=len(paired),
-        low=interval.low,
-        high=interval.high,
-    )
+    before, after = (list(column) for column in zip(*paired, strict=True))
+    return paired_gain("usable checklist score, the current model's draft -> best draft (0 to 10)", before, after)
 
 
 def improvements(traces: list[dict[str, Any]]) -> list[float | None]:
     """Return by how much the best draft beats the current model's first one, for each instruction it does."""
-    paired = [trace for trace in traces if trace["student_score"] is not None]
-    return [
-        trace["best_score"] - trace["student_score"] for trace in paired if trace["best_score"] > trace["student_score"]
-    ]
+    paired = [found for trace in traces if (found := usable(trace))]
+    return [after - before for before, after in paired if after > before]
 
 
 def agreement(traces: list[dict[str, Any]]) -> dict[str, float]:
@@ -110,13 +123,12 @@ def _changes(results: list[Row]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for domain in sorted({result["domain"] for result in results}):
         traces = [result["trace"] for result in results if result["domain"] == domain]
-        paired = [trace for trace in traces if trace["student_score"] is not None]
         changed = improvements(traces)
         rows.append(
             {
                 "domain": domain,
                 "instructions": len(traces),
-                "with a draft of the current model": len(paired),
+                "compared with a draft of the current model": sum(usable(trace) is not None for trace in traces),
                 "improved": len(changed),
                 "mean improvement": _mean(changed),
                 **{f"{name} agrees": share for name, share in sorted(agreement(traces).items())},

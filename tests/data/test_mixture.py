@@ -171,6 +171,21 @@ def test_held_out_documents_are_in_no_training_set(mixture_job: Job) -> None:
     assert not held_out & trained
 
 
+def test_the_held_out_documents_of_the_better_half_are_there_by_themselves(mixture_job: Job) -> None:
+    run(mixture_job)
+    tiers = {row["id"]: row["tier"] for row in read_rows(mixture_job.inputs["corpus"].path / "documents")}
+    held_out = [row for row in read_rows(mixture_job.work / "sidecar.parquet") if row["set"] == "validation"]
+    assert {tiers.get(row["document_id"], "hq") for row in held_out} == {"hq", "mq"}
+    both, better = (read_indexed_dataset(mixture_job.work / name) for name in ("validation", "validation-hq"))
+    texts = [
+        both.tokens[both.starts[row["index"]] : both.starts[row["index"] + 1]].tolist()
+        for row in held_out
+        if tiers.get(row["document_id"], "hq") == "hq"
+    ]
+    found = zip(better.starts, better.starts[1:], strict=False)
+    assert [better.tokens[start:end].tolist() for start, end in found] == texts
+
+
 def test_evaluation_problems_stay_out(mixture_job: Job) -> None:
     run(mixture_job)
     ids = {row["document_id"] for row in read_rows(mixture_job.work / "sidecar.parquet")}
@@ -187,7 +202,7 @@ def test_control_tokens_of_chat_text_are_single_ids(mixture_job: Job) -> None:
 def test_the_description_matches_the_files(mixture_job: Job) -> None:
     run(mixture_job)
     description = json.loads((mixture_job.work / "mixture.json").read_text())
-    for item in [*description["sets"], description["validation"]]:
+    for item in [*description["sets"], description["validation"], description["validation_hq"]]:
         assert len(read_indexed_dataset(mixture_job.work / item["name"]).tokens) == item["tokens"]
     assert set(description["phases"]) == {"warmup", "diverse_stable", "hq_stable", "decay"}
 

@@ -58,12 +58,13 @@ def open_trainer() -> Iterator[Callable[..., Trainer]]:
 def write_mixture(directory: Path) -> Path:
     """Write a TokenizedMixture whose token values tell set and document: id = 10 + 40 * set + document.
 
-    Held-out documents look like the first set's.
+    Held-out documents look like the first set's; half of them are the better half.
     """
     directory.mkdir()
     rng = np.random.default_rng(0)
     sets: list[dict[str, Any]] = []
-    for number, (name, documents) in enumerate((("hq-code", 30), ("mq-web", 20), ("validation", 12))):
+    sizes = (("hq-code", 30), ("mq-web", 20), ("validation", 12), ("validation-hq", 6))
+    for number, (name, documents) in enumerate(sizes):
         contents = [
             np.append(np.full(int(rng.integers(5, 40)), 10 + 40 * (number % 2) + document), 0)
             for document in range(documents)
@@ -77,6 +78,7 @@ def write_mixture(directory: Path) -> Path:
         "sets": sets[:2],
         "phases": {"warmup": both, "diverse_stable": both, "hq_stable": {"hq-code": 1.0}, "decay": {"hq-code": 1.0}},
         "validation": {"name": "validation", "tokens": sets[2]["tokens"]},
+        "validation_hq": {"name": "validation-hq", "tokens": sets[3]["tokens"]},
     }
     (directory / "mixture.json").write_text(json.dumps(description))
     return directory

@@ -160,15 +160,17 @@ def phase_in_process(phase: Phase, root: Path, mixture: Path, kill_at: int | Non
 def test_a_run_killed_at_random_steps_ends_in_bit_identical_weights(whole: Run, mixture: Path, tmp_path: Path) -> None:
     processes = multiprocessing.get_context("forkserver")
     steps = random.Random(4).sample(range(1, 5), 2)
-    for phase, kills in (("warmup", [2]), ("diverse_stable", sorted(steps))):
-        for kill_at in [*kills, None]:
+    # the last kill falls where the window has just grown
+    kills: dict[Phase, list[int]] = {"warmup": [2], "diverse_stable": sorted(steps), "hq_stable": [], "decay": [3]}
+    for phase in PHASES:
+        for kill_at in [*kills[phase], None]:
             process = processes.Process(target=phase_in_process, args=(phase, tmp_path, mixture, kill_at))
             process.start()
             process.join()
             assert process.exitcode == (-signal.SIGKILL if kill_at else 0)
-    undisturbed, resumed = (load_full_weights(root / "diverse_stable" / "weights") for root in (whole.root, tmp_path))
-    assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
-    state = json.loads((tmp_path / "diverse_stable" / "state.json").read_text())
-    assert state["history"] == whole.states[1]["history"]
-    assert state["ledger"] == whole.states[1]["ledger"]
+        undisturbed, resumed = (load_full_weights(root / phase / "weights") for root in (whole.root, tmp_path))
+        assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed), phase
+    run = finished(tmp_path)
+    assert run.history == whole.history
+    assert run.states[-1]["ledger"] == whole.states[-1]["ledger"]
     parallel.teardown()

@@ -81,6 +81,13 @@ def test_another_schedule_is_refused_on_continuing(open_trainer: Open, tmp_path:
         resume.load_optimizer(open_trainer(schedule=LrSchedule(peak=1.0, total=5)), tmp_path)
 
 
+def test_a_checkpoint_of_another_shape_is_refused_on_continuing(open_trainer: Open, tmp_path: Path) -> None:
+    train(open_trainer(), 1).save(tmp_path, tokenizer_fingerprint="t", stage="s", with_optimizer=True)
+    wider = open_trainer(model=parity.MODEL.model_copy(update={"ffn_size": 128, "rope_theta": 1e6}))
+    with pytest.raises(ValueError, match="holds a model with ffn_size 96, not 128: training goes on"):
+        resume.load_optimizer(wider, tmp_path)
+
+
 def test_any_layout_loads_another_layouts_optimizer(traces: dict[str, parity.Trace], open_trainer: Open) -> None:
     schedule = LrSchedule(peak=1e-3, floor=1e-5, total=10, warmup=2, shape="linear")
     losses: list[float] = []

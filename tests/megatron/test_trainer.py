@@ -114,6 +114,18 @@ def test_a_loss_that_is_not_finite_changes_no_weight(open_trainer: Open) -> None
     assert all(torch.equal(before[name], weight) for name, weight in trainer.hf_state_dict().items())
 
 
+def test_a_gradient_that_is_not_finite_changes_no_weight_though_the_loss_is(open_trainer: Open) -> None:
+    trainer = open_trainer()
+    before = {name: weight.clone() for name, weight in trainer.hf_state_dict().items()}
+
+    def steep(logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return (logits - logits.detach()).abs().sum().sqrt(), {}
+
+    with pytest.raises(FloatingPointError, match="gradient's norm is nan.*No weight was changed"):
+        trainer.train_step([global_batch(0)], steep)
+    assert all(torch.equal(before[name], weight) for name, weight in trainer.hf_state_dict().items())
+
+
 def test_the_rate_is_read_back_from_the_optimizer(open_trainer: Open) -> None:
     trainer = open_trainer()
     rates = [step(trainer, number).lr for number in range(4)]

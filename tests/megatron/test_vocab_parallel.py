@@ -54,10 +54,11 @@ def gradients(part: slice) -> dict[str, Tensor]:
     return found
 
 
-def at_tp2(rank: int) -> dict[str, Tensor]:
+def at_tp2(rank: int) -> dict[str, Any]:
     parallel.initialize(Runtime(tensor_parallel=2), seed=0)
     half = COLUMNS // 2
-    return gradients(slice(rank * half, (rank + 1) * half))
+    mine = slice(rank * half, (rank + 1) * half)
+    return gradients(mine) | {"oracle": cross_entropies(mine)}
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,31 @@ def test_sharded_gradients_are_the_unsharded_gradient(sharded: list[Any], one_ra
 def test_every_shard_has_the_whole_value(sharded: list[Any], one_rank: None, name: str) -> None:
     for part in sharded:
         torch.testing.assert_close(part[name], gradients(slice(None))[name])
+
+
+def cross_entropies(part: slice) -> list[Tensor]:
+    """Value and gradient of ours, then of Megatron's; no padding, which Megatron's gives mass."""
+    from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
+
+    logits, labels = inputs()
+    weight_BS = torch.tensor([1.0, -2.0, 0.5])
+    found: list[Tensor] = []
+    for name in ("ours", "theirs"):
+        shard = logits[..., part].clone().requires_grad_()
+        if name == "ours":
+            value_BS = -vocab_parallel_log_probs(shard, labels, COLUMNS)
+        else:
+            value_BS = vocab_parallel_cross_entropy(shard.clone(), labels)
+        (value_BS * weight_BS).sum().backward()
+        assert shard.grad is not None
+        found += [value_BS.detach(), shard.grad]
+    return found
+
+
+def test_cross_entropy_is_megatrons(sharded: list[Any], one_rank: None) -> None:
+    for value, gradient, expected, wanted in (cross_entropies(slice(None)), *(part["oracle"] for part in sharded)):
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_log_probs_pass_gradcheck(one_rank: None) -> None:

@@ -226,6 +226,23 @@ def test_an_input_that_cannot_be_read_is_refused(override: str, words: str) -> N
         (["dpd.in.teacher=foreign_teacher", "dpd.cross_tokenizer=uld"], "teacher_tokenizer is missing"),
         (["overall_sft.runtime.tensor_parallel=3"], r"stages.overall_sft: .*query_heads is 4: 3 must divide 4"),
         (["fgwsd_decay.runtime.pipeline_parallel=8"], r"stages.fgwsd_decay: .*model.layers is 4: 8 must divide 4"),
+        (
+            ["dpd.runtime.pipeline_parallel=4", "shared.teacher.layers=6"],
+            r"stages.dpd, the teacher \(teacher\): .*model.layers is 6: 4 must divide 6",
+        ),
+        (
+            ["fgwsd_decay.model.layers=6"],
+            r"stages.fgwsd_decay: fgwsd_hq_stable holds a model with layers 4, not 6: training goes on",
+        ),
+        (["preference_pairs.domains=[math,general]"], r"stages.preference_pairs.domains has general, .*\.judge"),
+        (
+            ["preference_pairs.judge=big", "preference_pairs.runtime.endpoint_url=http://h/v1"],
+            "domains math, science, code are verified: add general",
+        ),
+        (
+            ["refinement.runtime.pipeline_parallel=2"],
+            r"stages.refinement: runtime.pipeline_parallel is 2, 1 was expected",
+        ),
         (["teacher.runtime.virtual_pipeline=2"], "needs runtime.pipeline_parallel > 1"),
         (["teacher.runtime.context_parallel=2"], "ring attention, which has no CPU path"),
     ],

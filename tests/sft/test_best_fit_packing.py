@@ -1,3 +1,4 @@
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -38,6 +39,14 @@ def test_number_of_bins_does_not_depend_on_the_order(lengths, random):
 
 def test_best_fit_puts_an_item_into_the_tightest_room():
     assert pack_best_fit([7, 6, 3, 4], 10) == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_windows_are_as_many_as_trls(seed):
+    data_utils = pytest.importorskip("trl.data_utils")
+    lengths = torch.randint(1, 600, (200,), generator=torch.Generator().manual_seed(seed)).tolist()
+    table = pa.table({"input_ids": [[0] * length for length in lengths]})
+    assert len(pack_best_fit(lengths, 1024)) == len(data_utils._pack_bfd(table, 1024))
 
 
 def test_item_longer_than_a_bin_is_refused():

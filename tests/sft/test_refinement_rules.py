@@ -8,6 +8,7 @@ from nanbeige_core.sft.evaluators import Case, Evaluation, FormatJudge, Opinion,
 from nanbeige_core.sft.reconstruction import LEAK
 from nanbeige_core.sft.refined_mixture import mix
 from nanbeige_core.sft.refinement import reject_draft
+from nanbeige_core.sft.refinement_report import improvements, score_gain, usable
 from nanbeige_core.sft.rules import RULES, matches_language, repeats_itself
 from nanbeige_core.sft.sampling import as_response
 
@@ -171,3 +172,28 @@ def test_scarce_group_is_repeated_at_most_as_often_as_allowed():
     mixed = mix(kept, RefinementConfig.model_validate({"max_repeats": 2}))
     assert max(row["copy"] for row in mixed) == 1
     assert sum(row["domain"] == "code" for row in mixed) == 10
+
+
+def trace_of(*drafts: tuple[str, float, bool, str]) -> dict[str, object]:
+    named = [dict(zip(("origin", "score", "vetoed", "verified"), draft, strict=True)) for draft in drafts]
+    return {"drafts": named}
+
+
+TRACES = [
+    trace_of(("student", 9.0, True, "none"), ("teacher", 6.0, False, "none")),
+    trace_of(("student", 5.0, False, "correct"), ("teacher", 8.0, False, "correct")),
+    trace_of(("student", 7.0, False, "correct"), ("teacher", 9.0, True, "unscored")),
+    trace_of(("student", 8.0, True, "unscored"), ("teacher", 6.0, False, "correct")),
+    trace_of(("teacher", 6.0, False, "correct")),
+]
+
+
+def test_a_draft_that_may_not_be_trained_on_counts_as_nothing_and_one_without_a_verdict_not_at_all():
+    assert [usable(trace) for trace in TRACES] == [(0.0, 6.0), (5.0, 8.0), (7.0, 7.0), None, None]
+
+
+def test_the_gain_of_refinement_is_never_negative():
+    gain = score_gain(TRACES)
+    assert gain is not None
+    assert (gain.n, gain.before, gain.after) == (3, 4.0, 7.0)
+    assert improvements(TRACES) == [6.0, 3.0]

@@ -29,6 +29,21 @@ class PreferencePairsConfig(IdentityConfig):
     chunk_prompts: int = Field(512, ge=1, description="Prompts per committed chunk. ours")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="Share set aside, by prompt. ours")
     seed: int = Field(0, ge=0, description="Choice of prompts and random numbers of the samples. ours")
+    judge: str = added_field(
+        "",
+        description="Model served at runtime.endpoint_url that compares answers of the domain general; empty = the "
+        "input reward_model, if there is one. ours",
+    )
+    minimum_win: float = added_field(
+        0.8,
+        gt=0.5,
+        le=1,
+        description="Least probability, in each order, with which the judge finds the teacher's answer better. ours",
+    )
+
+    def served_models(self) -> tuple[str, ...]:
+        """Return the models asked over runtime.endpoint_url."""
+        return (self.judge,) if self.judge else ()
 
 
 class DpdConfig(IdentityConfig):

@@ -9,19 +9,20 @@ from nanbeige_core.recipe.price.memory import checkpoint_bytes, micro_rows
 from nanbeige_core.recipe.price.problem_counts import VERIFIED, mean_prompt_tokens, split_counts
 from nanbeige_core.recipe.price.ranges import Range
 from nanbeige_core.recipe.price.rates import Assumptions
+from nanbeige_core.recipe.price.stages.rl import judging
 from nanbeige_core.recipe.price.stages.sft import decoder_of, draw, heldout_sampling, no_room, pack
-from nanbeige_core.recipe.price.work import Cost, Made, Processing, Reading, Training
+from nanbeige_core.recipe.price.work import Cost, Made, Processing, Reading, Training, Work
 
 BYTES_PER_KEPT_TOKEN, BYTES_PER_POSITION = 6, 4
 """Of a teacher cache: int32 id and fp16 log-probability; int32 position."""
 
 
-def chosen_prompts(config: PreferencePairsConfig, pool: Mapping[str, int]) -> int:
-    """Return how many prompts the stage takes, evenly over its domains and no more than each has."""
-    chosen = 0
+def chosen_prompts(config: PreferencePairsConfig, pool: Mapping[str, int], *, judged: bool) -> dict[str, int]:
+    """Return how many prompts the stage takes of each domain, evenly and no more than each has."""
+    chosen: dict[str, int] = {}
     for number, domain in enumerate(config.domains):
-        share = (config.prompts - chosen) // (len(config.domains) - number)
-        chosen += min(share, pool.get(domain, 0) if domain in VERIFIED else 0)
+        share = (config.prompts - sum(chosen.values())) // (len(config.domains) - number)
+        chosen[domain] = min(share, pool.get(domain, 0) if judged or domain in VERIFIED else 0)
     return chosen
 
 
@@ -30,7 +31,9 @@ def preference_pairs(stage: Stage, made: Mapping[str, Made], assume: Assumptions
     config = cast(PreferencePairsConfig, stage.config)
     pool = made["problems"].problems
     assert pool is not None
-    asked = Range.exactly(chosen_prompts(config, split_counts(pool, config.splits)))
+    judged = bool(config.judge) or "reward_model" in stage.inputs
+    chosen = chosen_prompts(config, split_counts(pool, config.splits), judged=judged)
+    asked = Range.exactly(sum(chosen.values()))
     prompt = mean_prompt_tokens(pool, config.splits, assume, domains=config.domains)
     student, teacher = decoder_of(made, "checkpoint"), decoder_of(made, "teacher")
     by_teacher = draw(
@@ -44,6 +47,12 @@ def preference_pairs(stage: Stage, made: Mapping[str, Made], assume: Assumptions
     most = config.pairs_per_prompt
     pairs = asked * assume.pairs_kept.range
     pairs = Range(pairs.low, pairs.expected, pairs.high * most)
+    work: list[Work] = [by_teacher, by_student]
+    compared = sum(count for domain, count in chosen.items() if domain not in VERIFIED)
+    if compared and not config.judge:
+        # the fewer of both sides' samples are compared; what an endpoint computes is not this machine's
+        comparisons = Range.exactly(compared * min(config.teacher_samples, config.student_samples))
+        work.append(judging("judge", made["reward_model"], by_student, comparisons, assume))
     aside = pairs * config.validation_fraction
     training = pairs * (1 - config.validation_fraction)
     answers = by_teacher.response_tokens + by_student.response_tokens
@@ -53,7 +62,7 @@ def preference_pairs(stage: Stage, made: Mapping[str, Made], assume: Assumptions
         made=Made(rows=training, held_out=aside, row_tokens=row_tokens, answer_tokens=answers, problems=pool),
         documents=asked,
         tokens=by_teacher.tokens + by_student.tokens,
-        work=(by_teacher, by_student, Processing("verify", responses, assume.verdict_seconds.range)),
+        work=(*work, Processing("verify", responses, assume.verdict_seconds.range)),
         counts={"prompts": asked, "pairs": pairs},
         storage_bytes=pairs * row_tokens * assume.characters_per_token.range * assume.row_bytes.range,
     ).noting(no_room(stage, config.teacher_sampling, teacher))

@@ -15,12 +15,14 @@ from nanbeige_core.recipe.price.stages.sft import heldout_sampling, pack
 from nanbeige_core.recipe.price.transformer import Decoder
 from nanbeige_core.recipe.price.work import Cost, Made, Reading, Sampling, Training, Work
 
+BOTH_AND_BETTER = Range(1, 2, 2)
+"""Held-out sets measured: documents of both tiers, and where there are enough, of the better half alone."""
 REPORTED_EPOCHS = 8
 """More passes over the mixture than this get a note; the report repeats its best text two or more times."""
 
 
 def fgwsd(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
-    """Exactly the steps of the phase, and the held-out sequences before (in warmup) and after."""
+    """Exactly the steps of the phase, and both sets of held-out sequences before (in warmup) and after."""
     del assume
     config = cast(FgwsdConfig, stage.config)
     mixture = made["mixture"]
@@ -31,7 +33,8 @@ def fgwsd(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
         _training(span, plan.spans[0], decoder, stage.runtime, mixture.row_tokens if masked else None)
         for span in plan.spans
     ]
-    work.append(_held_out(decoder, config, stage.runtime, mixture, times=2 if config.phase == "warmup" else 1))
+    times = (2 if config.phase == "warmup" else 1) * BOTH_AND_BETTER
+    work.append(_held_out(decoder, config, stage.runtime, mixture, times=times))
     tokens = sum(span.steps * span.sequences_per_step * span.sequence_length for span in plan.spans)
     with_optimizer = config.phase != "decay"
     return Cost(
@@ -66,7 +69,7 @@ def _training(span: Span, first: Span, decoder: Decoder, runtime: Runtime, docum
 
 
 def _held_out(
-    decoder: Decoder, config: FgwsdConfig | TeacherConfig, runtime: Runtime, mixture: Made, *, times: int
+    decoder: Decoder, config: FgwsdConfig | TeacherConfig, runtime: Runtime, mixture: Made, *, times: Range
 ) -> Reading:
     window = float(config.sequence_length)
     # a small held-out set gives fewer sequences, but never less than two
@@ -102,7 +105,7 @@ def teacher(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost
     rows = micro_rows(stage.runtime, config.sft_global_batch_size)
     work: list[Work] = [
         _training(span, span, decoder, stage.runtime, None),
-        _held_out(decoder, config, stage.runtime, made["mixture"], times=2),
+        _held_out(decoder, config, stage.runtime, made["mixture"], times=Range.exactly(2)),
         Training(
             "tune",
             decoder,

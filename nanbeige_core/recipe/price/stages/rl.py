@@ -13,7 +13,7 @@ from nanbeige_core.recipe.configs.rl import (
     RolloutsConfig,
 )
 from nanbeige_core.recipe.load import Stage
-from nanbeige_core.recipe.price.memory import checkpoint_bytes
+from nanbeige_core.recipe.price.memory import Layout, checkpoint_bytes
 from nanbeige_core.recipe.price.problem_counts import (
     STAGE_DOMAINS,
     count_problems,
@@ -33,7 +33,7 @@ LEARNING_SPLITS = ("sft", "overall", "rl")
 """Splits whose open questions the reward model learns from."""
 
 
-def _judging(name: str, judge: Made, drawn: Sampling, comparisons: Range, assume: Assumptions) -> Sampling:
+def judging(name: str, judge: Made, drawn: Sampling, comparisons: Range, assume: Assumptions) -> Sampling:
     """Return the work of comparing answers in both orders: one verdict token is looked at, none is drawn."""
     assert judge.decoder is not None
     length = drawn.prompt_tokens + 2 * drawn.response_tokens + assume.judge_tokens.range
@@ -63,7 +63,7 @@ def pass_rates(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> C
     drawn = sample("sample", config.samples)
     work: list[Work] = [drawn]
     if _judges(stage, config.domain):
-        work.append(_judging("judge", made["reward_model"], drawn, drawn.responses, assume))
+        work.append(judging("judge", made["reward_model"], drawn, drawn.responses, assume))
         work += [sample("greedy opponents", 1)] if config.opponent == "greedy" else []
     else:
         work.append(Processing("verify", drawn.responses, assume.verdict_seconds.range))
@@ -117,7 +117,7 @@ def rollouts(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cos
     work: list[Work] = [drawn]
     if _judges(stage, config.domain):
         comparisons = groups * comparisons_of(config)
-        work.append(_judging("judge", made["reward_model"], drawn, comparisons, assume))
+        work.append(judging("judge", made["reward_model"], drawn, comparisons, assume))
     else:
         work.append(Processing("verify", drawn.responses, assume.verdict_seconds.range))
     text = drawn.tokens * assume.characters_per_token.range * assume.row_bytes.range
@@ -160,17 +160,17 @@ def rl(stage: Stage, made: Mapping[str, Made], assume: Assumptions) -> Cost:
     window = float(decoder.model.max_positions)
     trained_tokens = rollouts.tokens * assume.trained_rollouts.range
     positions = trained * length / assume.packing_fill.range
-    rows = min(stage.runtime.micro_batch_size, config.prompts_per_step * config.group_size * length.expected / window)
+    micro = _micro_tokens(stage, config, positions, longest=length.expected, window=window)
     work: list[Work] = [
         *([] if "rollouts" in stage.inputs else [rollouts]),
-        Training("update", decoder, positions, length.at_most(window), max(rows, 1) * window),
+        Training("update", decoder, positions, length.at_most(window), micro),
         measured,
     ]
     if config.updates_per_rollout > 1:
-        work.append(Reading("old log-probabilities", decoder, positions, length.at_most(window), window))
+        work.append(Reading("old log-probabilities", decoder, positions, length.at_most(window), micro))
     if judged:
         comparisons = groups * comparisons_of(config) + held_out * (2 * config.heldout.samples)
-        work.append(_judging("judge", made["reward_model"], rollouts, comparisons, assume))
+        work.append(judging("judge", made["reward_model"], rollouts, comparisons, assume))
     else:
         work.append(Processing("verify", rollouts.responses + measured.responses, assume.verdict_seconds.range))
     text = rollouts.tokens * assume.characters_per_token.range * assume.row_bytes.range
@@ -209,6 +209,13 @@ def _watched(config: RlConfig, pool: ProblemsConfig, held_out: Range) -> Range:
     times = config.steps // config.monitor.every
     least = min(times, config.monitor.patience + 1) if config.monitor.patience else times
     return (held_out + earlier) * Range(least, times, times) + earlier
+
+
+def _micro_tokens(stage: Stage, config: RlConfig, positions: Range, *, longest: float, window: float) -> float:
+    """Return the positions of one micro-batch: rows are no wider than what a rank has to train on in an update."""
+    updates = config.steps * config.updates_per_rollout
+    share = positions.expected / updates / Layout.of(stage.runtime).data_parallel
+    return min(max(share, longest), stage.runtime.micro_batch_size * window)
 
 
 def _upper(rows: Range) -> tuple[float, float]:
