@@ -9,6 +9,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
+from flows.gpus import visible_gpus
 from nanbeige_core.artifacts.leases import hold_lease
 from nanbeige_core.artifacts.references import ArtifactRef
 from nanbeige_core.artifacts.store import Store
@@ -64,7 +65,8 @@ def _submit(plan: Plan, result: RunResult, *, store: str, cache: Path) -> "dict[
             if planned.reference is not None:
                 result.references[planned.name] = planned.reference
             continue
-        call = StageCall(order=make_order(planned), store=store, cache=str(cache), cores=plan.recipe.cores)
+        order = make_order(planned)
+        call = StageCall(order=order, store=store, cache=str(cache), cores=plan.recipe.cores, gpus=visible_gpus())
         upstream = set(planned.stage.inputs.values()) & set(futures)
         inputs = {
             name: _given(planned, plan.stages[other], futures.get(other), result)

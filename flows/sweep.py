@@ -10,6 +10,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.gpus import visible_gpus
 from flows.parameters import RECIPE_FILE, override_lines
 from flows.pipeline import DEFAULT_STORE, cache_directory
 from flows.running import failure_message
@@ -108,7 +109,8 @@ def _submit(plan: SweepPlan, *, store: str, cores: int) -> "dict[str, PrefectFut
     futures: dict[str, PrefectFuture[Any]] = {}
     for key, shared in plan.stages.items():
         order = make_order(shared.planned)
-        call = StageCall(order=order, store=store, cache=str(cache_directory(store)), cores=cores)
+        cache = str(cache_directory(store))
+        call = StageCall(order=order, store=store, cache=cache, cores=cores, gpus=visible_gpus())
         task = configured(TASKS[order.uses], call).with_options(task_run_name=_task_name(plan, shared))
         futures[key] = task.submit(call=call, **{name: futures[upstream] for name, upstream in shared.inputs.items()})
     return futures

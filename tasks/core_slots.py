@@ -51,7 +51,7 @@ class CoreSlots:
     def _take(self, count: int, total: int) -> None:
         with self._condition:
             self._condition.wait_for(lambda: self._closed or self._used + count <= total)
-            self._check_open()
+            self.check_open()
             self._used += count
 
     @contextmanager
@@ -64,29 +64,36 @@ class CoreSlots:
     def _claim(self, stack: ExitStack, count: int) -> None:
         limit = _server_limit()
         while limit:
-            self._check_open()
-            # a lost lease must not stop hours of training; a killed holder's slots come back with its lease
-            slots = concurrency(
-                CORES_LIMIT,
-                occupy=min(count, limit),
-                timeout_seconds=_ASK_SECONDS,
-                lease_duration=_LEASE_SECONDS,
-                raise_on_lease_renewal_failure=False,
-            )
-            try:
-                slots.__enter__()
-            except TimeoutError:
-                continue
-            stack.callback(_give_back, slots)
-            return
+            self.check_open()
+            if take_slots(stack, [CORES_LIMIT], min(count, limit)):
+                return
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise StageInterruptedError when the run is being stopped."""
         if self._closed:
             raise StageInterruptedError("not started: the run was stopped. Run the same command again to go on.")
 
 
+def take_slots(stack: ExitStack, limits: list[str], occupy: int) -> bool:
+    """Ask the server for slots of every limit, until `stack` closes; return whether it gave them in time."""
+    # a lost lease must not stop hours of training; a killed holder's slots come back with its lease
+    slots = concurrency(
+        limits,
+        occupy=occupy,
+        timeout_seconds=_ASK_SECONDS,
+        lease_duration=_LEASE_SECONDS,
+        raise_on_lease_renewal_failure=False,
+    )
+    try:
+        slots.__enter__()
+    except TimeoutError:
+        return False
+    stack.callback(_give_back, slots)
+    return True
+
+
 def _give_back(slots: AbstractContextManager[None]) -> None:
-    with spared("cores given back"):
+    with spared("slots given back"):
         slots.__exit__(None, None, None)
 
 

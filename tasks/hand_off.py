@@ -25,6 +25,7 @@ from nanbeige_core.errors import ArtifactError
 from nanbeige_core.launch.execute import Made, Order, execute
 from nanbeige_core.stages import STAGES
 from tasks.core_slots import CORE_SLOTS
+from tasks.gpu_slots import hold_gpus
 from tasks.server_gone import spared
 from tasks.workers import WORKERS
 
@@ -38,6 +39,7 @@ class StageCall(BaseModel):
     store: str
     cache: str
     cores: int = 2
+    gpus: tuple[str, ...] = ()
 
     def open_store(self) -> Store:
         """Open the artifact store."""
@@ -51,10 +53,14 @@ class StageCall(BaseModel):
         logger = get_run_logger()
         runtime = Runtime.model_validate(self.order.runtime)
         elsewhere = runtime.launcher in ("hosts", "slurm", "kubernetes")
-        with CORE_SLOTS.hold(1 if elsewhere else runtime.processes * runtime.threads, self.cores):
+        wanted = runtime.processes if runtime.launcher == "elastic" else 0  # the agent gives each rank a GPU
+        with (
+            CORE_SLOTS.hold(1 if elsewhere else runtime.processes * runtime.threads, self.cores),
+            hold_gpus(wanted, self.gpus) as gpus,
+        ):
             progress = start_progress(self.order.stage)
             made: Made = execute(
-                self.order, given, self.open_store(), progress=progress, log=logger.info, start=WORKERS.start
+                self.order, given, self.open_store(), progress=progress, log=logger.info, start=WORKERS.start, gpus=gpus
             )
             progress(1.0, "done")
         logger.info("%s: %s in %.1f s", self.order.stage, made.manifest.reference.address, made.manifest.seconds)

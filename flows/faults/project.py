@@ -7,9 +7,11 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from nanbeige_core.faults.laboratory import Laboratory, Trial, runs
 END_SECONDS = 600.0
 _GONE_SECONDS = 20.0
 _LOOK_SECONDS = 2.0
+_BUSY_SECONDS = 60.0
 _NOT_INHERITED = ("PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_HOME")
 
 
@@ -152,9 +155,16 @@ def wait_for(condition: Callable[[], Any], seconds: float) -> bool:
 
 
 def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Call a Prefect server's API: GET without a body, else POST."""
+    """Call a Prefect server's API: GET without a body, else POST; one whose database is busy is asked again."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{url}{path}", data, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        text = answer.read()
-    return json.loads(text) if text else None
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                text = answer.read()
+            return json.loads(text) if text else None
+        except urllib.error.HTTPError as error:  # Prefect's own client too repeats what was answered so
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                raise
+        time.sleep(1)

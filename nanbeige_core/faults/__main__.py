@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from nanbeige_core.faults.kinds import KINDS, MENDED, MISSED, SKIPPED, Kind, Result
@@ -68,10 +69,12 @@ def main(kinds: Mapping[str, Kind] = KINDS, long: Mapping[str, int] = LONG, *, p
     parser.add_argument("--long", action="store_true", help=f"{counts}, {LONG_OTHERS} of each other kind.")
     parser.add_argument("--kinds", nargs="*", choices=list(kinds), default=list(kinds))
     parser.add_argument("--until", default=None, help="Only this stage and those before it.")
+    parser.add_argument("--folder", type=Path, default=None, help="Keep the reference run here for a next call.")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     times = {kind: long.get(kind, LONG_OTHERS) if given.long else given.times for kind in given.kinds}
-    with tempfile.TemporaryDirectory() as folder, Laboratory(Path(folder), until=given.until) as laboratory:
+    own = tempfile.TemporaryDirectory() if given.folder is None else nullcontext(given.folder)
+    with own as folder, Laboratory(Path(folder), until=given.until) as laboratory:
         results = break_runs(laboratory, times, given.seed, kinds=kinds)
     if given.json:
         print(json.dumps([vars(result) for result in results], indent=1))

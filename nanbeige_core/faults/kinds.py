@@ -138,7 +138,7 @@ def _clock_jumps(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
 
 def _disk_full(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
     """Let the store's file system fill up, then give it room."""
-    disk = laboratory.folder / f"disk-{rng.randrange(1 << 30)}"
+    disk = laboratory.trials / f"disk-{rng.randrange(1 << 30)}"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
@@ -162,7 +162,7 @@ def _store_unreachable(laboratory: Laboratory, stage: str, rng: random.Random) -
     """Kill the S3 server while the stage is made; it comes back later."""
     if rclone() is None:
         return f"{SKIPPED}: rclone is not installed"
-    server = ObjectStorage(laboratory.folder / f"s3-{rng.randrange(1 << 30)}")
+    server = ObjectStorage(laboratory.trials / f"s3-{rng.randrange(1 << 30)}")
     before = {name: os.environ.get(name) for name in server.environment}
     os.environ.update(server.environment)
     fsspec.get_filesystem_class("s3").clear_instance_cache()  # one of an earlier server would go on asking that one

@@ -52,19 +52,28 @@ class Trial:
 
 
 class Laboratory:
-    """One recipe, its reference run, and a server that forks workers; a context manager."""
+    """One recipe, its reference run, and a server that forks workers; a context manager.
+
+    The reference run stays in the folder and is used again by the next laboratory there; what is broken does not stay.
+    """
 
     def __init__(self, folder: Path, *, until: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.trials = folder / "trials"
         self.recipe: Recipe = load_recipe(tiny_recipe(folder, RUNTIME), profile="laptop")
         self.reference = Store(folder / "reference", folder / "cache")
+        plan = make_plan(self.recipe, self.reference)
+        self._fingerprints = {name: planned.fingerprint for name, planned in plan.stages.items()}
+        self._references: dict[str, Manifest] = {}
         names = list(self.recipe.stages)
         self.stages = names[: names.index(until) + 1] if until else names
         self._server = Prefork({self.recipe.stages[name].spec.uses for name in self.stages}, threads=1)
         self._trials = 0
 
     def __enter__(self) -> "Laboratory":
+        shutil.rmtree(self.trials, ignore_errors=True)  # of a call that was cut short
+        self.trials.mkdir()
         self._server.wait_ready(300)
         for name in self.stages:
             self.make(Trial(self.reference, name))
@@ -72,6 +81,7 @@ class Laboratory:
 
     def __exit__(self, *error: object) -> None:
         self._server.close()
+        shutil.rmtree(self.trials, ignore_errors=True)
 
     def seconds(self, stage: str) -> float:
         """Return how long the reference run took for a stage."""
@@ -80,7 +90,7 @@ class Laboratory:
     def trial(self, stage: str, place: Path | str | None = None) -> Trial:
         """Return a new store, by default in a folder of its own, that holds what `stage` reads."""
         self._trials += 1
-        own = self.folder / f"trial-{self._trials}"
+        own = self.trials / str(self._trials)
         store = Store(place or own / "store", own / "cache")
         for name in self._above(stage):
             self.copy(name, store)
@@ -120,8 +130,12 @@ class Laboratory:
 
     def manifest(self, store: Store, stage: str) -> Manifest:
         """Return the manifest of a stage's artifact, which must be there."""
-        found = store.find(stage, self.planned(self.reference, stage).fingerprint)
+        if store is self.reference and stage in self._references:
+            return self._references[stage]
+        found = store.find(stage, self._fingerprints[stage])
         assert found is not None, f"{stage} is not in {store.url}"
+        if store is self.reference:
+            self._references[stage] = found
         return found
 
     def differences(self, trial: Trial) -> list[str]:

@@ -66,12 +66,14 @@ def execute(
     progress: Progress = lambda fraction, text: None,
     log: Callable[[str], None] = lambda line: None,
     start: Callable[[JobFile], WorkerProcess] | None = None,
+    gpus: tuple[str, ...] = (),
 ) -> Made:
     """Return the artifact of `order`, making it if it is not in the store.
 
     Two processes at one key: the second waits and then finds the first one's artifact. Raises ArtifactError for a
     missing, corrupt or wrongly typed input, StageError when the stage fails, StageInterruptedError when it was stopped.
-    `start` starts the worker process; by default a new interpreter.
+    `start` starts the worker process; by default a new interpreter. `gpus` are those its ranks may see, named as in
+    CUDA_VISIBLE_DEVICES; by default all.
     """
     check_inputs(order, inputs)
     # what is replaced is told by identity, not by its age: clocks jump, and differ between machines
@@ -85,7 +87,7 @@ def execute(
         if sealed is not None:
             log(f"{order.stage}: published {sealed.reference.address}, which an earlier run had finished")
             return Made(sealed, executed=True)
-        return Made(_make(order, inputs, store, progress, log, start or start_worker), executed=True)
+        return Made(_make(order, inputs, store, progress, log, start or start_worker, gpus), executed=True)
 
 
 def check_inputs(order: Order, inputs: dict[str, ArtifactRef]) -> None:
@@ -109,13 +111,14 @@ def _make(
     progress: Progress,
     log: Callable[[str], None],
     start: Callable[[JobFile], WorkerProcess],
+    gpus: tuple[str, ...],
 ) -> Manifest:
     started = datetime.now(UTC)
     clock = time.monotonic()
     work = store.work_directory(order.stage, order.fingerprint)
     if order.forced:
         shutil.rmtree(work, ignore_errors=True)
-    file = _job_file(order, inputs, store, work)
+    file = _job_file(order, inputs, store, work, gpus)
     runtime = Runtime.model_validate(order.runtime)
     status = _attempt(file, runtime, progress, log, start)
     for number in range(runtime.restarts):
@@ -145,7 +148,7 @@ def _attempt(
     return _run_process(start(file), file, runtime, progress, log)
 
 
-def _job_file(order: Order, inputs: dict[str, ArtifactRef], store: Store, work: Path) -> JobFile:
+def _job_file(order: Order, inputs: dict[str, ArtifactRef], store: Store, work: Path, gpus: tuple[str, ...]) -> JobFile:
     opened: dict[str, InputFile] = {}
     for name, reference in inputs.items():
         manifest, path = store.open(reference)
@@ -164,6 +167,7 @@ def _job_file(order: Order, inputs: dict[str, ArtifactRef], store: Store, work: 
         inputs=opened,
         work=str(work),
         cache=str(store.cache),
+        gpus=gpus,
     )
 
 

@@ -44,6 +44,7 @@ class JobFile(BaseModel):
     inputs: dict[str, InputFile]
     work: str
     cache: str
+    gpus: tuple[str, ...] = ()
 
     @property
     def control(self) -> Path:

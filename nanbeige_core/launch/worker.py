@@ -54,6 +54,8 @@ def main(path: str, parent: int) -> int:
     die_with_parent(parent)
     file = JobFile.model_validate_json(Path(path).read_text(encoding="utf-8"))
     set_threads(file.runtime.threads)
+    if file.gpus:  # for the ranks: where there is CUDA they are new processes, which read it when CUDA starts
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(file.gpus)
     try:
         if file.runtime.launcher == "elastic":
             from nanbeige_core.launch.elastic import run_agent

@@ -1,14 +1,20 @@
 """Every parser of bytes that nobody vouches for, and the only errors it may raise."""
 
 import gzip
+import io
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.artifacts.manifest import MANIFEST_NAME
 from nanbeige_core.artifacts.store import Store
-from nanbeige_core.data.indexed_dataset import IndexedDatasetError, read_indexed_dataset
+from nanbeige_core.data.indexed_dataset import MAGIC, IndexedDatasetError, read_indexed_dataset, write_indexed_dataset
 from nanbeige_core.data.sources.html import html_to_text
 from nanbeige_core.data.sources.path import SourceError, read_path
 from nanbeige_core.errors import RecipeError
@@ -21,6 +27,7 @@ from nanbeige_core.verify.notation import plain_notation, split_list
 from nanbeige_core.verify.tool_call import BadCall, calculate, read_call
 from nanbeige_core.verify.typed_data import ProtocolViolation, decode
 from nanbeige_core.verify.units import read_unit
+from tests.artifacts.making import draft
 
 FOLDER = Path(tempfile.mkdtemp(prefix="nanbeige-fuzz-"))
 
@@ -68,7 +75,7 @@ def corpus(name: str, wrap: Callable[[bytes], bytes] = bytes) -> Callable[[bytes
 
 
 def dataset(data: bytes) -> object:
-    (FOLDER / "set.idx").write_bytes(b"MMIDIDX\x00\x00" + data)
+    (FOLDER / "set.idx").write_bytes(MAGIC + data)
     (FOLDER / "set.bin").write_bytes(data[:64])
     return read_indexed_dataset(FOLDER / "set")
 
@@ -99,6 +106,22 @@ def override(data: bytes) -> object:
     return load_recipe(path, profile="laptop", overrides=[text(data)])
 
 
+def valid_parquet() -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "b"]}), sink)
+    return sink.getvalue()
+
+
+def valid_index() -> bytes:
+    """Return an index, less its first bytes, of documents that fill the 64 bytes `dataset` puts beside it."""
+    write_indexed_dataset(FOLDER / "valid", [np.zeros(30, np.uint16), np.ones(2, np.uint16)], 100)
+    return (FOLDER / "valid.idx").read_bytes()[len(MAGIC) :]
+
+
+def valid_manifest() -> bytes:
+    return draft("ingest", "a" * 64, Kind.CORPUS).model_dump_json().encode()
+
+
 RECIPE = b"recipe: x\nstages: {ingest: {config: {seed: 1}}}\nprofiles: {laptop: {title: t}}\n"
 
 PARSERS: dict[str, Parser] = {
@@ -110,10 +133,12 @@ PARSERS: dict[str, Parser] = {
     "answer": Parser(answer, (), (b"<think>x</think>\\boxed{x^{2} = 3\\frac{1}{2}}\x005 km/h",)),
     "jsonl": Parser(corpus("a.jsonl"), (SourceError,), (b'{"text": "a"}\n{"text": "\\ud800"}\n', b"[" * 3000)),
     "gzip": Parser(corpus("a.jsonl.gz"), (SourceError,), (gzip.compress(b'{"text": "a"}\n'),)),
-    "parquet": Parser(corpus("a.parquet"), (SourceError,), (b"PAR1PAR1",)),
+    "parquet": Parser(corpus("a.parquet"), (SourceError,), (b"PAR1PAR1", valid_parquet())),
     "html": Parser(lambda data: html_to_text(text(data)), (), (b"<p>a<pre>b</pre>&amp;<script>c</script>",)),
-    "indexed dataset": Parser(dataset, (IndexedDatasetError,), (bytes(25), b"\x01" + bytes(7) + b"\x04" + bytes(40))),
-    "manifest": Parser(manifest, (), (b'{"stage":"ingest","files":{"../x":{"bytes":1,"sha256":""}}}',)),
+    "indexed dataset": Parser(dataset, (IndexedDatasetError,), (bytes(25), valid_index())),
+    "manifest": Parser(
+        manifest, (), (b'{"stage":"ingest","files":{"../x":{"bytes":1,"sha256":""}}}', valid_manifest())
+    ),
     "recipe": Parser(recipe, (RecipeError,), (RECIPE, b"!!python/object/apply:os.system [true]")),
     "override": Parser(override, (RecipeError,), (b"ingest.seed=3", b"ingest.sources=[{type: path, path: x}]")),
     "redaction": Parser(lambda data: redact(text(data)), (), (b"s3://a:b@c token=abcdefgh Bearer abcdefghij",)),

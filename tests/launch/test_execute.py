@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from nanbeige_core.artifacts.references import CheckpointRef
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import ArtifactError, StageError
 from nanbeige_core.launch.execute import Order, execute
+from nanbeige_core.launch.job_file import JobFile
 from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.recipe.plan import make_plan
 
@@ -69,6 +71,26 @@ def test_force_makes_again_what_was_made_while_the_clock_was_ahead(tmp_path: Pat
     again = execute(ingest_order(tmp_path, launcher="inline", forced=True), {}, store)
     assert again.executed
     assert again.manifest.started < "2999"
+
+
+WORKER_THAT_TELLS = """
+import os, sys
+from nanbeige_core.launch.worker import main
+status = main(sys.argv[1], os.getppid())
+print(os.environ["CUDA_VISIBLE_DEVICES"])
+sys.exit(status)
+"""
+
+
+def test_a_worker_sees_the_gpus_it_was_given_alone(tmp_path: Path, store: Store) -> None:
+    told = tmp_path / "told.txt"
+
+    def start(file: JobFile) -> "subprocess.Popen[bytes]":
+        with told.open("wb") as stream:
+            return subprocess.Popen([sys.executable, "-c", WORKER_THAT_TELLS, str(file.path)], stdout=stream)
+
+    assert execute(ingest_order(tmp_path), {}, store, start=start, gpus=("2", "5")).executed
+    assert told.read_text().split() == ["2,5"]
 
 
 def test_the_report_is_part_of_the_artifact(tmp_path: Path, store: Store) -> None:
