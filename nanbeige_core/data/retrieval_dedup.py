@@ -8,7 +8,7 @@ again, and memory holds a few dozen bytes of each document.
 import importlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,9 @@ from nanbeige_core.data.retrieval import (
     find_latent_vectors,
     retrieve_from_seeds,
 )
+from nanbeige_core.data.sources.path import SourceError, expand_paths, read_path
 from nanbeige_core.data.tables import read_batches, read_rows, read_table, write_rows, write_shards
-from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
+from nanbeige_core.recipe.configs.data import EvaluationTable, RetrievalDedupConfig
 from nanbeige_core.report.counting import count_rows
 
 pc: Any = importlib.import_module("pyarrow.compute")  # its functions are made at import: no types
@@ -118,8 +119,9 @@ def run(job: Job) -> Outcome:
     config: RetrievalDedupConfig = job.config
     built = job.inputs.get("embedding")
     embedding = TextEmbedding.load(built.path) if built else None
+    items = read_targets(job.inputs["problems"].path, config.evaluation_tables)
+    targets = TargetIndex(items, config.contamination_ngram)
     everything = order_by_id(job.inputs["tagged"].path / "documents", job.scratch / "ordered")
-    targets = TargetIndex(read_targets(job.inputs["problems"].path), config.contamination_ngram)
     job.progress(0.1, "decontaminating")
     clean, dropped = drop_gated_and_contaminated(everything, targets, job.scratch / "clean")
     job.progress(0.3, "removing duplicates")
@@ -168,11 +170,26 @@ def embed_whole(
     return dense_vectors(counts, config.semantic_vector_size, config.seed)
 
 
-def read_targets(problems: Path) -> list[tuple[str, str]]:
-    """Return (id, text) of everything that measures the model: held-out and evaluation prompts, and HumanEval."""
+def read_targets(problems: Path, tables: Sequence[EvaluationTable] = ()) -> list[tuple[str, str]]:
+    """Return (id, text) of everything that measures the model: held-out and evaluation prompts, HumanEval, `tables`.
+
+    Raises SourceError for a row that cannot be read: an item that is left out could be trained on.
+    """
     rows = read_rows(problems / "prompts.parquet", columns=("id", "split", "prompt"))
     own = [(row["id"], row["prompt"]) for row in rows if row["split"] in ("heldout", "eval")]
-    return own + human_eval_prompts()
+    return [*own, *human_eval_prompts(), *_table_items(tables)]
+
+
+def _table_items(tables: Sequence[EvaluationTable]) -> Iterator[tuple[str, str]]:
+    for table in tables:
+        for file in expand_paths(table.path):
+            for row in read_path(file, table.text_field):
+                if row.text is None:
+                    raise SourceError(
+                        f"{file}: evaluation item {row.key} cannot be read ({row.problem}), so documents that quote it "
+                        "would stay. Correct the row or take it out of the table."
+                    )
+                yield row.key, row.text
 
 
 def drop_gated_and_contaminated(pool: Pool, targets: TargetIndex, folder: Path) -> tuple[Pool, list[Dropped]]:

@@ -1,3 +1,4 @@
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from nanbeige_core.data.pool import Pool
 from nanbeige_core.data.quality_tagging import TAGGED_SCHEMA
 from nanbeige_core.data.retrieval import find_latent_vectors, fuse_ranks, latent_vectors, retrieve_from_seeds
 from nanbeige_core.data.retrieval_dedup import EmptyPoolError, RecallError, choose_high_tier, normalise_ranks, run
+from nanbeige_core.data.sources.path import SourceError
 from nanbeige_core.data.tables import read_rows, write_rows
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
 from nanbeige_core.recipe.fingerprint import identity_values
@@ -168,6 +170,20 @@ def test_every_document_is_kept_or_dropped_with_a_reason(make_job: MakeJob, prob
     assert result["outcome"].gain.after <= result["outcome"].gain.before
 
 
+def test_items_of_a_table_of_ones_own_are_kept_out_and_each_must_be_readable(make_job: MakeJob, problems: Path) -> None:
+    table = problems.parent / "exam.jsonl"
+    table.write_text(json.dumps({"question": prose(55, 20)}) + "\n")
+    rows = [document("quotes", prose(1) + " " + prose(55, 20)), document("other", prose(2)), document("more", prose(3))]
+    tables = ({"path": str(table), "text_field": "question"},)
+    dropped = curate(make_job, problems, "exam", rows, evaluation_tables=tables)["dropped"]
+    assert [(row["id"], row["reason"], row["kept_id"]) for row in dropped] == [
+        ("quotes", "contaminated", "exam.jsonl:1")
+    ]
+    table.write_text(table.read_text() + '{"question": 7}\n')
+    with pytest.raises(SourceError, match=r"exam\.jsonl:2 cannot be read \(not_text\)"):
+        curate(make_job, problems, "broken", rows, evaluation_tables=tables)
+
+
 def test_a_pool_of_which_nothing_is_left_is_an_error_with_the_reasons(make_job: MakeJob, problems: Path) -> None:
     rows = [document(str(number), prose(number), gate="readability<1") for number in range(3)]
     with pytest.raises(EmptyPoolError, match="'gate_readability': 3"):
@@ -205,4 +221,7 @@ def test_optional_removals_leave_evidence_and_a_kept_document_for_each(make_job:
 
 
 def test_what_is_off_leaves_the_fingerprint_alone() -> None:
-    assert not any(name.startswith(("paragraph", "semantic")) for name in identity_values(RetrievalDedupConfig()))
+    assert not any(
+        name.startswith(("paragraph", "semantic", "trusted", "evaluation"))
+        for name in identity_values(RetrievalDedupConfig())
+    )

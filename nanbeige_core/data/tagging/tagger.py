@@ -23,6 +23,9 @@ from nanbeige_core.recipe.configs.data import QualityTaggingConfig
 FILES_PER_PROCESS = 4
 """Fewer files than this are tagged faster than another process starts."""
 
+FILES_BETWEEN_NEWS = 8
+"""Files of each process between two reports of progress; the processes start anew after them."""
+
 
 def tagged_schema(labels: LabelSet) -> pa.Schema:
     """Return the columns of a tagged document: those of the corpus, the labels, the score and the gate."""
@@ -81,9 +84,13 @@ def tag_pool(
     tasks = [TagTask(file, job.work / "documents" / file.name, stored, config, label_set) for file in files]
     workers = min(os.cpu_count() or 1, len(files) // FILES_PER_PROCESS)
     executor = ProcessPool(workers) if workers > 1 else LocalPool(1)
+    step = FILES_BETWEEN_NEWS * workers if workers > 1 else 1
     gated: Counter[str] = Counter()
-    for found in run_phase(executor, job.scratch / "tagged", tag_file, tasks):
-        gated.update(found)
+    for first in range(0, len(tasks), step):
+        for found in run_phase(executor, job.scratch / f"tagged-{first:06d}", tag_file, tasks[first : first + step]):
+            gated.update(found)
+        done = min(first + step, len(tasks))
+        job.progress(0.5 + 0.5 * done / len(tasks), f"tagged file {done} of {len(tasks)}")
     return dict(gated)
 
 

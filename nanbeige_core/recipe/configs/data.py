@@ -158,6 +158,13 @@ class BilingualEmbeddingConfig(IdentityConfig):
     seed: int = Field(17, ge=0, description="Which pages are held out, and the decomposition. ours")
 
 
+class EvaluationTable(IdentityConfig):
+    """Evaluation items of your own that no training document may quote: JSONL, Parquet, or a `datasets` folder."""
+
+    path: str = Field(min_length=1, description="File, directory, or glob of .jsonl[.gz] / .parquet. ours")
+    text_field: str = Field("text", min_length=1, description="Column that holds the item. ours")
+
+
 class RetrievalDedupConfig(IdentityConfig):
     """Exact and near-duplicate removal, decontamination, seed retrieval, two tiers (report section 2)."""
 
@@ -199,6 +206,9 @@ class RetrievalDedupConfig(IdentityConfig):
     )
     trusted_score: float = added_field(
         0.0, ge=0, le=9, description="Only documents with this tag score or more are recalled by seeds. ours"
+    )
+    evaluation_tables: tuple[EvaluationTable, ...] = added_field(
+        (), description="Evaluation items to decontaminate against, beside the recipe's own and HumanEval. ours"
     )
 
 
