@@ -79,6 +79,7 @@ def main() -> None:
             seconds["prepared"].append(
                 first_step(folder, lambda file: server.start(file.path, file.log), 1001 + 2 * repeat)
             )
+            print({what: round(values[-1], 2) for what, values in seconds.items()}, flush=True)
     medians = {what: statistics.median(values) for what, values in seconds.items()}
     for what, median in medians.items():
         print(f"{what}: {median:.2f} s, {median / medians['bare import']:.2f} times the bare import")

@@ -142,18 +142,25 @@ def _work(policies: Policies, config: PreferencePairsConfig, rows: Sequence[Prom
     student = policies.student.draw(prompts, config.student_sampling, n=config.student_samples, seed=2 * seed + 1)
     results: dict[str, Row] = {}
     drawn = list(zip(rows, teacher, student, strict=True))
-    verified = [each for each in drawn if each[0].verifier in VERIFIABLE]
-    if verified:
-        chosen, *sides = (list(column) for column in zip(*verified, strict=True))
-        scored = (_score(policies.scorer, chosen, side) for side in sides)
-        for row, *outcomes in zip(chosen, *scored, strict=True):
-            results[row.id] = _result(row, *outcomes, most=config.pairs_per_prompt)
-    compared = [each for each in drawn if each[0].verifier not in VERIFIABLE]
-    if compared and policies.judge is not None:
-        chosen, *sides = (list(column) for column in zip(*compared, strict=True))
-        for row, judged in zip(chosen, judge_pairs(policies.judge, chosen, *sides, config), strict=True):
-            results[row.id] = _judged_result(row, judged)
+    verified = _columns([each for each in drawn if each[0].verifier in VERIFIABLE])
+    sides = (_score(policies.scorer, verified.rows, side) for side in (verified.teacher, verified.student))
+    for row, ours, theirs in zip(verified.rows, *sides, strict=True):
+        results[row.id] = _result(row, ours, theirs, most=config.pairs_per_prompt)
+    if policies.judge is not None:
+        opened = _columns([each for each in drawn if each[0].verifier not in VERIFIABLE])
+        judged = judge_pairs(policies.judge, opened.rows, opened.teacher, opened.student, config)
+        results |= {row.id: _judged_result(row, found) for row, found in zip(opened.rows, judged, strict=True)}
     return [results[row.id] for row in rows]
+
+
+class _Columns(NamedTuple):
+    rows: list[PromptRow]
+    teacher: list[list[Drawn]]
+    student: list[list[Drawn]]
+
+
+def _columns(drawn: list[tuple[PromptRow, list[Drawn], list[Drawn]]]) -> _Columns:
+    return _Columns([each[0] for each in drawn], [each[1] for each in drawn], [each[2] for each in drawn])
 
 
 def _score(scorer: Scorer, rows: Sequence[PromptRow], drawn: list[list[Drawn]]) -> list[list[Scored]]:

@@ -5,17 +5,19 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nanbeige_core.distill.judged_pairs import Judged, ServedJudge, judge_pairs
-from nanbeige_core.distill.pairs import Scored, select_pairs
+from nanbeige_core.distill.pairs import Policies, Scored, _work, select_pairs
 from nanbeige_core.distill.pairs_report import pairs_report
 from nanbeige_core.generate.openai_engine import OpenAIEngine
 from nanbeige_core.recipe.configs.distill import PreferencePairsConfig
 from nanbeige_core.rl.judge import Verdicts
 from nanbeige_core.rl.prompts import PromptRow
+from nanbeige_core.rl.scoring import Scorer
 from nanbeige_core.sft.chat import render_response
 from nanbeige_core.sft.sampling import Drawn, ServedWriter
 
@@ -101,6 +103,28 @@ def test_verified_pairs_need_a_right_teacher_and_a_wrong_student(
     pairs, found = select_pairs(scored(*teacher), scored(*student), most=1)
     assert found == reason
     assert len(pairs) == (reason == "kept")
+
+
+class Says:
+    """A policy that always gives one answer."""
+
+    def __init__(self, answer: str) -> None:
+        self._answer = answer
+
+    def draw(self, conversations: Sequence[Any], sampling: Any, *, n: int, seed: int) -> list[list[Drawn]]:
+        return [[said(self._answer)] * n for _ in conversations]
+
+
+def test_verified_and_open_prompts_of_one_chunk_stay_in_order(tmp_path: Path) -> None:
+    sums = PromptRow("m", "math", "overall", "en", "3+4?", "", "7", "math", '{"gold": "7"}', "test")
+    rows = [ROW, sums, ROW._replace(id="q")]
+    with Scorer(cache=tmp_path, workers=1) as scorer:
+        policies: Any = Policies(Says("it is \\boxed{7}"), Says("\\boxed{8}"), scorer, LONGER)  # type: ignore[arg-type]
+        results = _work(policies, CONFIG, rows, seed=1)
+    assert [result["prompt_id"] for result in results] == ["p", "m", "q"]
+    assert [len(result["pairs"]) for result in results] == [2, 2, 2]
+    assert results[0]["scores"] == pytest.approx([0.9, 0.9])
+    assert (results[1]["teacher"], results[1]["student"]) == (["correct"] * 4, ["wrong"] * 4)
 
 
 def test_the_report_counts_comparisons_and_needs_no_verified_prompt() -> None:
