@@ -3,7 +3,10 @@
 Each is timed at sizes a factor of about three apart; the exponent is the slope of a least-squares line through the
 logarithms of size and time, over the upper half of the sizes, where constant cost no longer hides it. 1 is linear.
 
-    python -m benchmarks.growth --largest 10000 --rows 1000000
+    python -m benchmarks.growth --largest 100000 --rows 1000000 --texts 1000000 --tokenizer store/tokenizer/*/
+
+`--parts` chooses some of: stages, artifacts, rows, texts. Texts are words drawn by Zipf's law, a tenth of them copies
+with a word in twenty changed; tokenising needs a tokenizer, and is left out without one.
 """
 
 import argparse
@@ -17,12 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import Tokenizer
 
 from nanbeige_core.artifacts.garbage import collecting, survey
 from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Outcome
+from nanbeige_core.data.dedup.run import deduplicate
+from nanbeige_core.data.dedup.settings import DedupSettings
+from nanbeige_core.data.encoding import BulkEncoder
+from nanbeige_core.data.executors import LocalPool
+from nanbeige_core.data.indexed_dataset import write_indexed_dataset
 from nanbeige_core.data.sources.path import read_path
 from nanbeige_core.lineage.ledger import TRAINED, RowLedger
 from nanbeige_core.recipe.load import load_recipe
@@ -31,6 +42,8 @@ from nanbeige_core.recipe.plan import Selection, make_plan
 Measure = Callable[[Path, int], dict[str, float]]
 STAGES = 20
 """Stages over which the artifacts of a store are spread."""
+SHARD, WORDS = 50_000, 60
+PARTS = ("stages", "artifacts", "rows", "texts")
 
 
 def seconds(function: Callable[[], object], repeats: int = 3) -> float:
@@ -140,6 +153,52 @@ def measure_rows(folder: Path, size: int) -> dict[str, float]:
     }
 
 
+def write_texts(folder: Path, size: int) -> list[Path]:
+    """Write `size` documents of 60 words as shards of at most 50 000."""
+    rng = np.random.default_rng(7)
+    vocabulary = np.array([f"w{number:x}" for number in range(50_000)])
+    shards: list[Path] = []
+    for number in range(0, size, SHARD):
+        count = min(SHARD, size - number)
+        words = (len(vocabulary) ** rng.random((count, WORDS))).astype(np.int64) - 1
+        copies = np.arange(9, count, 10)
+        words[copies] = words[copies - 1]
+        changed = rng.random((len(copies), WORDS)) < 1 / 20
+        words[copies] = np.where(changed, rng.integers(0, len(vocabulary), changed.shape), words[copies])
+        texts = [" ".join(row) for row in vocabulary[words]]
+        shards.append(folder / f"{number // SHARD:05d}.parquet")
+        pq.write_table(pa.table({"id": [f"d{number + row}" for row in range(count)], "text": texts}), shards[-1])
+    return shards
+
+
+def measure_texts(tokenizer: Path | None) -> Measure:
+    """Return what deduplicates documents both ways and tokenises them into an indexed dataset."""
+
+    def measure(folder: Path, size: int) -> dict[str, float]:
+        shards = write_texts(folder, size)
+        found: dict[str, float] = {}
+        for mode in ("lsh", "exact"):
+            settings, work = DedupSettings(mode=mode), folder / mode
+            pool = LocalPool(workers=2)
+            found[f"deduplicate, {mode}"] = seconds(
+                lambda settings=settings, work=work, pool=pool: deduplicate(shards, work, settings, executor=pool), 1
+            )
+        if tokenizer is not None:
+            encoder = BulkEncoder(Tokenizer.from_file(str(tokenizer / "tokenizer.json")))
+            found["tokenise"] = seconds(lambda: tokenise(encoder, shards), 1)
+        return found
+
+    return measure
+
+
+def tokenise(encoder: BulkEncoder, shards: list[Path]) -> None:
+    """Encode shard by shard and write each as an indexed dataset, as the mixture does."""
+    for shard in shards:
+        encoded = encoder.encode(pq.read_table(shard, columns=["text"])["text"].to_pylist())
+        prefix = shard.with_suffix("")
+        write_indexed_dataset(prefix, [encoded.tokens], encoder.tokenizer.get_vocab_size(), lengths=encoded.lengths)
+
+
 def sizes(smallest: int, largest: int) -> list[int]:
     """Return sizes a factor of about three apart."""
     steps = max(round(2 * math.log10(largest / smallest)), 2)
@@ -168,14 +227,18 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=1000, help="largest recipe")
     parser.add_argument("--largest", type=int, default=10_000, help="most artifacts in a store")
     parser.add_argument("--rows", type=int, default=1_000_000, help="most documents")
+    parser.add_argument("--texts", type=int, default=100_000, help="most documents to deduplicate and tokenise")
+    parser.add_argument("--tokenizer", type=Path, default=None, help="a Tokenizer artifact")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     given = parser.parse_args()
-    parts: list[tuple[str, Measure, list[int]]] = [
-        ("stages", measure_plan, sizes(10, given.stages)),
-        ("artifacts", measure_store, sizes(100, given.largest)),
-        ("documents", measure_rows, sizes(1000, given.rows)),
-    ]
+    parts: dict[str, tuple[str, Measure, list[int]]] = {
+        "stages": ("stages", measure_plan, sizes(10, given.stages)),
+        "artifacts": ("artifacts", measure_store, sizes(100, given.largest)),
+        "rows": ("documents", measure_rows, sizes(1000, given.rows)),
+        "texts": ("documents", measure_texts(given.tokenizer), sizes(1000, given.texts)),
+    }
     print("| what | grows with | sizes | CPU seconds | exponent |\n| --- | --- | --- | --- | ---: |")
-    for unit, measure, counts in parts:
+    for unit, measure, counts in (parts[name] for name in given.parts):
         for name, points in grow(measure, counts).items():
             taken = ", ".join(f"{points[size]:.3g}" for size in counts)
             print(f"| {name} | {unit} | {', '.join(map(str, counts))} | {taken} | {exponent(points):.2f} |", flush=True)

@@ -35,8 +35,13 @@ TIMED = (
     "model.json",
     "log/",
     "tensorboard/",
+    "weights/.metadata",
+    "optimizer/.metadata",
 )
-"""Files that hold times or the name of a run; all others are compared byte by byte."""
+"""Files that hold times, the name of a run, or (torch's index of a checkpoint) their folder and a random id.
+
+All others, the tensors among them, are compared byte by byte.
+"""
 _GONE_SECONDS = 10.0
 
 Act = Callable[[ForkedWorker], None]

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import multiprocessing.queues
 import os
 import subprocess
 import sys
