@@ -17,6 +17,7 @@ import httpx
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 from nanbeige_core.contract import Runtime
 from nanbeige_core.generate.engines import open_engine
@@ -25,16 +26,21 @@ from nanbeige_core.generate.transformers_engine import TransformersEngine
 from nanbeige_core.generate.vllm_server_engine import VllmServerEngine
 from nanbeige_core.megatron import parallel
 from nanbeige_core.megatron.batch import Batch
+from nanbeige_core.megatron.convert import hf_config
 from nanbeige_core.megatron.schedule import LrSchedule
 from nanbeige_core.megatron.trainer import Trainer
 from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
 from nanbeige_core.recipe.configs.base import ModelConfig, OptimizerConfig, SamplingConfig
 from nanbeige_core.rl.probe import compare_engine, require_agreement
-from tests.generate.making import WINDOW, config, engine, tokenizer
+from tests.generate.making import WINDOW, engine, tokenizer
 
 PROMPTS = [[40, 41, 42], [50] * 12, [60, 61]]
 TOLERANCE = 1e-4
 SAMPLING = SamplingConfig(max_new_tokens=8)
+MODEL = ModelConfig(
+    layers=2, hidden_size=64, query_heads=4, kv_heads=2, head_size=32, ffn_size=96, max_positions=WINDOW,
+    initializer_range=0.2, dtype="float32",
+)  # fmt: skip
 
 
 class Served(BaseHTTPRequestHandler):
@@ -144,12 +150,8 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("served")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    shape = config()
-    shape.update({"head_dim": 32, "hidden_size": 64, "intermediate_size": 96})
     with torch.random.fork_rng():
-        from transformers import LlamaForCausalLM
-
-        LlamaForCausalLM(shape).save_pretrained(folder)
+        LlamaForCausalLM(hf_config({**MODEL.model_dump(), "vocab_size": len(tokenizer())})).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name",
@@ -177,12 +179,8 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_vllm_s_own_server_and_a_megatron_trainer_agree_after_each_sync(vllm_server: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     parallel.teardown()
-    model = ModelConfig(
-        layers=2, hidden_size=64, query_heads=4, kv_heads=2, head_size=32, ffn_size=96, max_positions=WINDOW,
-        initializer_range=0.2, dtype="float32",
-    )  # fmt: skip
     trainer = Trainer.open(
-        model=model,
+        model=MODEL,
         vocab_size=len(tokenizer()),
         optimizer=OptimizerConfig(),
         schedule=LrSchedule(peak=5e-2, total=20),
