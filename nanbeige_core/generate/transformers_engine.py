@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nanbeige_core.generate.decoding import ATTENTION, RoomyCache, choose_tokens
-from nanbeige_core.generate.protocol import Completion, Message, Reply
+from nanbeige_core.generate.protocol import Completion
 from nanbeige_core.generate.random_streams import stream_of
+from nanbeige_core.generate.token_engine import TokenEngine
 from nanbeige_core.recipe.configs.base import SamplingConfig
-from nanbeige_core.sft.chat import encode_prompt
 
 STOP_TOKEN = "<|im_end|>"
 LARGEST_BATCH = 128
@@ -37,7 +37,7 @@ class _Sequence(NamedTuple):
     sample: int
 
 
-class TransformersEngine:
+class TransformersEngine(TokenEngine):
     """Sample from a Llama state dict held in this process."""
 
     def __init__(self, state: Mapping[str, Tensor], config: LlamaConfig, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -89,21 +89,6 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Do nothing: the weights go with the last reference to the engine."""
-
-    def chat(
-        self, conversations: Sequence[Sequence[Message]], sampling: SamplingConfig, *, n: int, seed: int
-    ) -> list[list[Reply]]:
-        """Draw `n` answers to each conversation with the project's chat template."""
-        prompts = [encode_prompt(self.tokenizer, turns) for turns in conversations]
-        return [
-            [Reply(self.text(completion), completion.finish_reason) for completion in completions]
-            for completions in self.generate(prompts, sampling, n=n, seed=seed)
-        ]
-
-    def text(self, completion: Completion) -> str:
-        """Decode a response, its stop token left out and the thinking marks kept."""
-        ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, *, n: int, seed: int

@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from nanbeige_core.generate.protocol import Completion, Message, Reply
+from nanbeige_core.generate.protocol import Completion
 from nanbeige_core.generate.random_streams import vllm_seed
+from nanbeige_core.generate.token_engine import TokenEngine
 from nanbeige_core.generate.transformers_engine import STOP_TOKEN
 from nanbeige_core.recipe.configs.base import SamplingConfig
-from nanbeige_core.sft.chat import encode_prompt
 
 SHARED_MEMORY = Path("/dev/shm")
 CPU_CACHE_BYTES = 256 << 20
 """Key/value cache on CPU; vLLM would otherwise reserve a share of all memory."""
 
 
-class VllmEngine:
+class VllmEngine(TokenEngine):
     """Sample with vLLM from weights given as a Hugging Face folder, and take new ones in place."""
 
     def __init__(self, model_dir: Path, tokenizer: PreTrainedTokenizerFast, *, window: int) -> None:
@@ -99,21 +99,6 @@ class VllmEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def text(self, completion: Completion) -> str:
-        """Decode a response, its stop token left out and the thinking marks kept."""
-        ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
-
-    def chat(
-        self, conversations: Sequence[Sequence[Message]], sampling: SamplingConfig, *, n: int, seed: int
-    ) -> list[list[Reply]]:
-        """Draw `n` answers to each conversation with the project's chat template."""
-        prompts = [encode_prompt(self.tokenizer, turns) for turns in conversations]
-        return [
-            [Reply(self.text(item), item.finish_reason) for item in group]
-            for group in self.generate(prompts, sampling, n=n, seed=seed)
-        ]
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, *, n: int, seed: int

@@ -17,12 +17,12 @@ from transformers import PreTrainedTokenizerFast
 
 from nanbeige_core.contract import Runtime
 from nanbeige_core.generate.openai_engine import OpenAIEngine
-from nanbeige_core.generate.protocol import Completion, Message, Reply
+from nanbeige_core.generate.protocol import Completion
+from nanbeige_core.generate.token_engine import TokenEngine
 from nanbeige_core.generate.transformers_engine import STOP_TOKEN
 from nanbeige_core.generate.vllm_engine import save_state, shared_memory
 from nanbeige_core.launch.ranks import barrier, gather_objects, rank
 from nanbeige_core.recipe.configs.base import SamplingConfig
-from nanbeige_core.sft.chat import encode_prompt
 
 SECONDS = 3600.0
 """Longest wait for one prompt's responses, or for weights to be loaded."""
@@ -30,7 +30,7 @@ REQUESTS = 256
 """Prompts that are at the server at once: it batches them itself."""
 
 
-class VllmServerEngine:
+class VllmServerEngine(TokenEngine):
     """Sample from a vLLM server that takes weights through its development routes."""
 
     def __init__(
@@ -110,21 +110,6 @@ class VllmServerEngine:
                 "its own (runtime.policy_url), or run them one after the other."
             )
         return drawn
-
-    def chat(
-        self, conversations: Sequence[Sequence[Message]], sampling: SamplingConfig, *, n: int, seed: int
-    ) -> list[list[Reply]]:
-        """Draw `n` answers to each conversation with the project's chat template."""
-        prompts = [encode_prompt(self.tokenizer, turns) for turns in conversations]
-        return [
-            [Reply(self.text(item), item.finish_reason) for item in group]
-            for group in self.generate(prompts, sampling, n=n, seed=seed)
-        ]
-
-    def text(self, completion: Completion) -> str:
-        """Decode a response, its stop token left out and the thinking marks kept."""
-        ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def close(self) -> None:
         """Close the connections; the server stays."""
