@@ -1,8 +1,6 @@
 import json
 import math
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -10,18 +8,19 @@ import pytest
 from nanbeige_core.data.tagging.dimensions import candidate_dimensions
 from nanbeige_core.data.tagging.served import ServedAnnotator
 from nanbeige_core.generate.openai_engine import OpenAIEngine
+from tests.serving import JsonHandler, serving
 
 DIMENSIONS = candidate_dimensions()[:3]
 NAMES = [dimension.name for dimension in DIMENSIONS]
 
 
-class Annotator(BaseHTTPRequestHandler):
+class Annotator(JsonHandler):
     """Answers what the document asks for, and honestly only from the second attempt on."""
 
     requests: list[dict[str, Any]] = []
 
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = self.read()
         type(self).requests.append(request)
         text = request["messages"][-1]["content"].partition("<document>")[2]
         good = json.dumps(dict.fromkeys(NAMES, 7))
@@ -36,26 +35,16 @@ class Annotator(BaseHTTPRequestHandler):
             "deep": '{"a":' * 100_000 + "}" * 100_000,
         }
         answer = next((given for word, given in answers.items() if word in text), good)
-        body = json.dumps({"choices": [{"message": {"content": answer}, "finish_reason": "stop"}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+        self.answer_chat(answer)
 
 
 @pytest.fixture
 def annotator() -> Iterator[ServedAnnotator]:
     Annotator.requests = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Annotator)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    engine = OpenAIEngine(f"http://127.0.0.1:{server.server_port}/v1", "grader", retries=0)
-    yield ServedAnnotator(engine, DIMENSIONS, attempts=3, seed=1, max_new_tokens=50)
-    engine.close()
-    server.shutdown()
-    server.server_close()
+    with serving(Annotator) as address:
+        engine = OpenAIEngine(address, "grader", retries=0)
+        yield ServedAnnotator(engine, DIMENSIONS, attempts=3, seed=1, max_new_tokens=50)
+        engine.close()
 
 
 def test_a_readable_answer_is_taken_and_an_unreadable_one_asked_for_again(annotator: ServedAnnotator) -> None:

@@ -1,10 +1,7 @@
 """Pairs of open answers by a judge, and of verified ones; a model behind a real endpoint as the judge."""
 
-import json
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from nanbeige_core.rl.prompts import PromptRow
 from nanbeige_core.rl.scoring import Scorer
 from nanbeige_core.sft.chat import render_response
 from nanbeige_core.sft.sampling import Drawn, ServedWriter
+from tests.serving import JsonHandler, serving
 
 ROW = PromptRow("p", "general", "overall", "en", "What is the sun?", "", "", "pairwise", "{}", "test")
 CONFIG = PreferencePairsConfig.model_validate({"domains": ("general",), "judge": "any", "pairs_per_prompt": 2})
@@ -135,35 +133,23 @@ def test_the_report_counts_comparisons_and_needs_no_verified_prompt() -> None:
     assert outcome.gain is None
 
 
-class Judge(BaseHTTPRequestHandler):
+class Judge(JsonHandler):
     """Finds the answer that names a star better, and says so in its own words."""
 
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = self.read()
         shown = request["messages"][-1]["content"].split("\n\n")
         stars = ["star" in part for part in shown if part.startswith(("A:", "B:"))]
         reply = "A tie, I cannot tell." if stars[0] == stars[1] else ("**A**, clearly." if stars[0] else "Answer: B")
-        body = json.dumps({"choices": [{"message": {"content": reply}, "finish_reason": "stop"}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+        self.answer_chat(reply)
 
 
 @pytest.fixture
 def served() -> Iterator[ServedJudge]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    engine = OpenAIEngine(
-        f"http://127.0.0.1:{server.server_port}/v1", "judge", api_key="", timeout_seconds=5, retries=0
-    )
-    yield ServedJudge(ServedWriter(engine))
-    engine.close()
-    server.shutdown()
-    server.server_close()
+    with serving(Judge) as address:
+        engine = OpenAIEngine(address, "judge", api_key="", timeout_seconds=5, retries=0)
+        yield ServedJudge(ServedWriter(engine))
+        engine.close()
 
 
 def test_a_served_model_compares_in_both_orders(served: ServedJudge) -> None:

@@ -1,8 +1,5 @@
-import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +9,40 @@ from nanbeige_core.contract import Runtime
 from nanbeige_core.generate.engines import open_endpoint
 from nanbeige_core.generate.openai_engine import OpenAIEngine
 from nanbeige_core.recipe.configs.base import SamplingConfig
+from tests.serving import JsonHandler, serving
 
 SAMPLING = SamplingConfig(max_new_tokens=4)
 
 
-class Endpoint(BaseHTTPRequestHandler):
+class Endpoint(JsonHandler):
     failures = 0
     silent = 0.0
     seen: list[dict[str, Any]] = []
 
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = self.read()
         type(self).seen.append(request)
         time.sleep(type(self).silent)
         if type(self).failures > 0:
             type(self).failures -= 1
-            self._answer(503, {"error": "busy"})
+            self.answer({"error": "busy"}, 503)
         elif request["model"] != "tiny":
-            self._answer(404, {"error": "no such model"})
+            self.answer({"error": "no such model"}, 404)
         elif self.path.endswith("/chat/completions"):
             text = request["messages"][-1]["content"].upper()
             choice = {"message": {"content": text}, "finish_reason": "stop"}
-            self._answer(200, {"choices": [choice] * request["n"]})
+            self.answer({"choices": [choice] * request["n"]})
         else:
             ids = [token + 1 for token in request["prompt"]]
             choice = {"token_ids": ids, "logprobs": {"token_logprobs": [-1.0] * len(ids)}, "finish_reason": "length"}
-            self._answer(200, {"choices": [choice] * request["n"]})
-
-    def _answer(self, status: int, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+            self.answer({"choices": [choice] * request["n"]})
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
     Endpoint.failures, Endpoint.silent, Endpoint.seen = 0, 0.0, []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    with serving(Endpoint) as address:
+        yield address
 
 
 def test_chat_answers_every_conversation_in_order(url: str) -> None:

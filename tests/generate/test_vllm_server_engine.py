@@ -1,17 +1,13 @@
 """The policy's server: the client against vLLM's routes over a real model, and against vLLM itself."""
 
-import json
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -33,6 +29,7 @@ from nanbeige_core.megatron.vocab_parallel import make_cross_entropy
 from nanbeige_core.recipe.configs.base import ModelConfig, OptimizerConfig, SamplingConfig
 from nanbeige_core.rl.probe import compare_engine, require_agreement
 from tests.generate.making import WINDOW, engine, tokenizer
+from tests.serving import JsonHandler, serving
 
 PROMPTS = [[40, 41, 42], [50] * 12, [60, 61]]
 TOLERANCE = 1e-4
@@ -43,7 +40,7 @@ MODEL = ModelConfig(
 )  # fmt: skip
 
 
-class Served(BaseHTTPRequestHandler):
+class Served(JsonHandler):
     """vLLM's routes over the engine of this project: the weights that come by file are really loaded and used."""
 
     engine: TransformersEngine
@@ -51,19 +48,19 @@ class Served(BaseHTTPRequestHandler):
     window = WINDOW
 
     def do_GET(self) -> None:
-        self._answer({"data": [{"id": "policy", "max_model_len": type(self).window}]})
+        self.answer({"data": [{"id": "policy", "max_model_len": type(self).window}]})
 
     def do_POST(self) -> None:
-        content = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}")
+        content = self.read()
         kind = type(self)
         if self.path == "/reset_prefix_cache":
-            self._answer({})
+            self.answer({})
         elif self.path == "/collective_rpc" and content["method"] == "held_weights":
-            self._answer({"results": [kind.held]})
+            self.answer({"results": [kind.held]})
         elif self.path == "/collective_rpc":
             path, kind.held = content["args"]
             kind.engine.update_weights(load_file(path), 0)
-            self._answer({"results": [None]})
+            self.answer({"results": [None]})
         else:
             assert content["stop_token_ids"] == [kind.engine.stop_id]
             sampling = SamplingConfig(temperature=content["temperature"], max_new_tokens=content["max_tokens"])
@@ -76,17 +73,7 @@ class Served(BaseHTTPRequestHandler):
                 }
                 for item in group
             ]
-            self._answer({"choices": choices})
-
-    def _answer(self, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+            self.answer({"choices": choices})
 
 
 def tokens(drawn: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
@@ -97,11 +84,8 @@ def tokens(drawn: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
 @pytest.fixture
 def url() -> Iterator[str]:
     Served.engine, Served.held, Served.window = engine(0), "", WINDOW
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Served)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    with serving(Served) as address:
+        yield address
 
 
 def test_new_weights_reach_the_server_and_answer_at_once(url: str) -> None:
