@@ -184,12 +184,19 @@ def serve(parent: int, threads: int, uses: list[str]) -> None:
                     request = json.loads(line)
                     process = context.Process(target=_work, args=(request["job"], request["log"], os.getpid()))
                     process.start()
-                    running[process.sentinel] = (request["id"], process)
+                    running[_sentinel(process)] = (request["id"], process)
                     _answer({"id": request["id"], "pid": process.pid})
             elif isinstance(item, int):
                 number, process = running.pop(item)
                 process.join()
+                if item != process.sentinel:
+                    os.close(item)
                 _answer({"id": number, "status": process.exitcode})
+
+
+def _sentinel(process: Any) -> int:
+    """Return what becomes readable when the process ends; its own pipe would stay open in a child that outlives it."""
+    return os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else process.sentinel
 
 
 def _answer(message: dict[str, Any]) -> None:

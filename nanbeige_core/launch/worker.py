@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from functools import cache
 from pathlib import Path
 
 from nanbeige_core.contract import Job, Outcome
@@ -27,12 +28,29 @@ _PROGRESS_SECONDS = 0.5
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies, so that no orphan goes on training (Linux).
 
-    `parent` is the process id of the parent that started it: one that died before the call is noticed too.
+    `parent` is the process id of the parent that started it: one that died before the call is noticed too. What this
+    process forks, such as Megatron's writer of checkpoints, dies with it in the same way.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+        _end_with(parent)
+        _tie_forks()
+
+
+def _end_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+@cache
+def _tie_forks() -> None:
+    forking = 0
+
+    def note() -> None:
+        nonlocal forking
+        forking = os.getpid()
+
+    os.register_at_fork(before=note, after_in_child=lambda: _end_with(forking))
 
 
 class _ProgressFile:

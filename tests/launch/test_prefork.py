@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -6,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nanbeige_core.artifacts.store import Store
@@ -31,6 +33,13 @@ def fork(server: Prefork) -> Callable[[JobFile], ForkedWorker]:
 def pids_of(pattern: str) -> list[int]:
     found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False).stdout
     return [int(line) for line in found.split()]
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_forked_worker_makes_the_same_artifact(
@@ -105,3 +114,57 @@ def test_the_server_dies_with_its_client() -> None:
     while pids_of(mine) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not pids_of(mine)
+
+
+def test_a_workers_end_is_noticed_though_a_child_of_it_lives_on() -> None:
+    # the child holds every pipe that it inherited, and has asked the kernel not to end it with its parent
+    code = (
+        "import ctypes, json, os, sys, time\n"
+        "from nanbeige_core.launch import prefork\n"
+        "def work(job, log, server):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        ctypes.CDLL(None).prctl(1, 0)\n"
+        "        time.sleep(60)\n"
+        "    print(json.dumps({'id': 0, 'pid': child}), flush=True)\n"
+        "    time.sleep(0.5)\n"
+        "    os._exit(7)\n"
+        "prefork._work = work\n"
+        "prefork.serve(os.getppid(), 1, [])\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        assert json.loads(server.stdout.readline()) == {"ready": True}
+        server.stdin.write(json.dumps({"id": 0, "job": "", "log": ""}) + "\n")
+        server.stdin.flush()
+        started, child, status = time.monotonic(), 0, None
+        while status is None:
+            answer = json.loads(server.stdout.readline())
+            child = max(child, answer.get("pid", 0))
+            status = answer.get("status")
+        os.kill(child, signal.SIGKILL)
+        assert (status, time.monotonic() - started < 20) == (7, True)
+        server.stdin.close()
+
+
+def test_what_a_worker_forked_dies_with_it() -> None:
+    code = (
+        "import os, time\n"
+        "from nanbeige_core.launch.worker import die_with_parent\n"
+        "die_with_parent(os.getppid())\n"
+        "child = os.fork()\n"
+        "print(child, flush=True) if child else None\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        child = int(worker.stdout.readline())
+        assert lives(child)
+        worker.kill()
+        worker.wait()
+        deadline = time.monotonic() + 10
+        while lives(child) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not lives(child)
