@@ -20,7 +20,16 @@ from typing import Any, Protocol
 from nanbeige_core.launch.worker import die_with_parent, main, set_threads
 from nanbeige_core.stages import STAGES
 
-_ALWAYS = ("nanbeige_core.launch.ranks", "nanbeige_core.report.stage_report", "torch.distributed.launcher.api")
+_ALWAYS = (
+    "nanbeige_core.launch.ranks",
+    "nanbeige_core.report.stage_report",
+    "torch.distributed.launcher.api",
+    # imported where they are used, which is in every stage: a second and a half of each
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.figure",
+    "pyarrow.dataset",
+)
 
 
 class WorkerProcess(Protocol):
