@@ -24,7 +24,7 @@ _ALWAYS = (
     "nanbeige_core.launch.ranks",
     "nanbeige_core.report.stage_report",
     "torch.distributed.launcher.api",
-    # imported where they are used, which is in every stage: a second and a half of each
+    # imported where they are used, which is in every stage: most of a second of each
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
