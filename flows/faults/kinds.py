@@ -14,8 +14,9 @@ from contextlib import closing, contextmanager
 from flows.faults.project import END_SECONDS, Command, Project, ask, wait_for
 from flows.server import free_port
 from flows.server_process import START_SECONDS
-from nanbeige_core.faults.kinds import MENDED, MISSED, REMEDIES, Kind, same
+from nanbeige_core.faults.kinds import REMEDIES, Kind, same
 from nanbeige_core.faults.laboratory import Laboratory
+from nanbeige_core.faults.results import MENDED, MISSED
 
 _LOCKED_SECONDS = (3.0, 20.0)
 _SILENT_SECONDS = 300.0

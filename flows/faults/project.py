@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -93,15 +94,16 @@ class Project:
 
     def __init__(self, laboratory: Laboratory, stage: str, missing: Callable[[list[str]], str]) -> None:
         self.laboratory = laboratory
-        self.trial: Trial = laboratory.trial(stage)
+        trial = laboratory.trial(stage)
+        above = sorted(laboratory.recipe.stages[stage].inputs.values())
+        self.trial: Trial = replace(trial, missing=missing(above)) if above else trial
         self.folder = self.trial.store.cache.parent
         self.home = self.folder / "prefect"
         self.home.mkdir(parents=True)
         with closing(sqlite3.connect(_template(laboratory))) as source, closing(sqlite3.connect(self.database)) as own:
             source.backup(own)
-        above = sorted(laboratory.recipe.stages[stage].inputs.values())
-        if above:
-            manifest = laboratory.manifest(self.trial.store, missing(above))
+        if self.trial.missing:
+            manifest = laboratory.manifest(self.trial.store, self.trial.missing)
             shutil.rmtree(self.trial.store.local_path(manifest))
 
     @property

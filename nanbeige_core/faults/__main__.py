@@ -4,21 +4,23 @@ Seeded: the same seed breaks the same stages at the same moments of their work, 
 """
 
 import argparse
-import json
+import math
 import random
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
-from nanbeige_core.faults.kinds import KINDS, MENDED, MISSED, SKIPPED, Kind, Result
+from nanbeige_core.faults.kinds import KINDS, Kind
 from nanbeige_core.faults.laboratory import Laboratory
+from nanbeige_core.faults.results import Result, fault_table, note_result, read_results, stage_table
 
 PROGRAM = "python -m nanbeige_core.faults"
-LONG = {"worker killed": 200}
+LONG = {"worker killed": 200, "run killed": 52}
 LONG_OTHERS = 20
+_MOST_TRIES = 3
 
 
 def break_runs(
@@ -27,37 +29,42 @@ def break_runs(
     seed: int,
     *,
     kinds: Mapping[str, Kind] = KINDS,
-    say: bool = True,
+    earlier: Iterable[Result] = (),
+    note: Callable[[Result], None] = lambda result: None,
+    seconds: float = math.inf,
 ) -> list[Result]:
-    """Break runs, each kind `times` often, over all stages in turn; return what became of each."""
-    results: list[Result] = []
+    """Break runs until each kind has come `times` often, over all stages alike; return what became of each.
+
+    `earlier` results count; `note` is given each new one. No trial begins after `seconds`.
+    """
+    results = list(earlier)
+    deadline = time.monotonic() + seconds
     for kind, count in times.items():
-        for number in range(count):
-            stage = laboratory.stages[number % len(laboratory.stages)]
-            rng = random.Random(f"{seed}:{kind}:{number}")
-            result = Result(kind, stage, kinds[kind](laboratory, stage, rng))
-            results.append(result)
-            if say:
-                print(f"{kind:20} {stage:24} {result.outcome}", file=sys.stderr, flush=True)
+        of_kind = [result for result in results if result.kind == kind]
+        while sum(result.broken for result in of_kind) < count and len(of_kind) < count * _MOST_TRIES:
+            if time.monotonic() > deadline:
+                return results
+            stage = min(laboratory.stages, key=lambda name: _share(of_kind, name))
+            trial = len({result.trial for result in of_kind if (result.stage, result.seed) == (stage, seed)})
+            outcomes = kinds[kind](laboratory, stage, random.Random(f"{seed}:{kind}:{stage}:{trial}"))
+            new = [Result(kind, stage, outcome, seed, trial) for outcome in _listed(outcomes)]
+            if not all(result.good for result in new):
+                print(f"{kind}, {stage}: kept in {laboratory.put_aside()}", file=sys.stderr)
+            laboratory.clear()
+            for result in new:
+                note(result)
+            of_kind += new
+            results += new
     return results
 
 
-def fault_table(results: list[Result]) -> str:
-    """Return the results as a markdown table, and below it whatever is wrong."""
-    heading = "| fault | times | mended | ended before it | skipped | wrong |"
-    lines = [heading, "| --- |" + " ---: |" * 5]
-    for kind in dict.fromkeys(result.kind for result in results):
-        of_kind = [result for result in results if result.kind == kind]
-        counted = Counter(
-            next((word for word in (MENDED, MISSED, SKIPPED) if result.outcome.startswith(word)), "wrong")
-            if result.good
-            else "wrong"
-            for result in of_kind
-        )
-        cells = [counted[MENDED], counted[MISSED], counted[SKIPPED], counted["wrong"]]
-        lines.append(f"| {kind} | {len(of_kind)} | " + " | ".join(map(str, cells)) + " |")
-    wrong = [f"- {result.kind}, {result.stage}: {result.outcome}" for result in results if not result.good]
-    return "\n".join([*lines, *wrong])
+def _share(results: list[Result], stage: str) -> float:
+    """Return how often a stage has been broken; a fault that came too late counts for less, so that it is repeated."""
+    return sum(1 if result.broken else 1 / _MOST_TRIES for result in results if result.stage == stage)
+
+
+def _listed(outcomes: str | list[str]) -> list[str]:
+    return [outcomes] if isinstance(outcomes, str) else outcomes
 
 
 def main(kinds: Mapping[str, Kind] = KINDS, long: Mapping[str, int] = LONG, *, program: str = PROGRAM) -> int:
@@ -70,16 +77,23 @@ def main(kinds: Mapping[str, Kind] = KINDS, long: Mapping[str, int] = LONG, *, p
     parser.add_argument("--kinds", nargs="*", choices=list(kinds), default=list(kinds))
     parser.add_argument("--until", default=None, help="Only this stage and those before it.")
     parser.add_argument("--folder", type=Path, default=None, help="Keep the reference run here for a next call.")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--results", type=Path, default=None, help="Note every result here, and go on from those.")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="Begin nothing new after so long.")
     given = parser.parse_args()
     times = {kind: long.get(kind, LONG_OTHERS) if given.long else given.times for kind in given.kinds}
     own = tempfile.TemporaryDirectory() if given.folder is None else nullcontext(given.folder)
+    earlier = read_results(given.results) if given.results else []
     with own as folder, Laboratory(Path(folder), until=given.until) as laboratory:
-        results = break_runs(laboratory, times, given.seed, kinds=kinds)
-    if given.json:
-        print(json.dumps([vars(result) for result in results], indent=1))
-    else:
-        print(fault_table(results))
+
+        def note(result: Result) -> None:
+            print(f"{result.kind:20} {result.stage:24} {result.outcome}", file=sys.stderr, flush=True)
+            if given.results:
+                note_result(given.results, result)
+
+        results = break_runs(
+            laboratory, times, given.seed, kinds=kinds, earlier=earlier, note=note, seconds=given.seconds
+        )
+    print(f"{fault_table(results)}\n\n{stage_table(results)}")
     return 0 if all(result.good for result in results) else 1
 
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import fsspec
 
@@ -18,45 +17,62 @@ from nanbeige_core.errors import ArtifactError, StageError
 from nanbeige_core.faults.clock import start_with_jump
 from nanbeige_core.faults.laboratory import Laboratory, Trial, Watch
 from nanbeige_core.faults.object_storage import BUCKET, ObjectStorage, rclone
+from nanbeige_core.faults.results import MENDED, MISSED, SKIPPED
 from nanbeige_core.launch.prefork import ForkedWorker
 
-MENDED, MISSED, SKIPPED = "mended", "ended before the fault", "skipped"
 _TWO_DAYS = 48 * 3600.0
+_MOST_KILLS = 4
 REMEDIES = ("run the same command again", "nanbeige run --from", "nanbeige run --only", "Run the same command again")
 
 
-@dataclass(frozen=True)
-class Result:
-    """What became of one fault: MENDED, MISSED, SKIPPED, or what is wrong."""
-
-    kind: str
-    stage: str
-    outcome: str
-
-    @property
-    def good(self) -> bool:
-        """Return whether nothing is wrong."""
-        return self.outcome.startswith((MENDED, MISSED, SKIPPED))
-
-
-Kind = Callable[[Laboratory, str, random.Random], str]
+Kind = Callable[[Laboratory, str, random.Random], str | list[str]]
+"""Breaks the making of a stage once or several times and returns what became of each fault."""
 
 
 def _killed_by(number: signal.Signals) -> Kind:
-    def fault(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
+    """Return the kind that kills a stage's worker up to four times, each attempt going on where the last one ended."""
+
+    def fault(laboratory: Laboratory, stage: str, rng: random.Random) -> list[str]:
         trial = laboratory.trial(stage)
-        watch = Watch()
-        moment = rng.uniform(0, laboratory.seconds(stage))
-
-        def act(worker: ForkedWorker) -> None:
-            time.sleep(moment)
-            watch.look(worker)
-            worker.send_signal(number)
-
-        outcome = _broken_then_mended(laboratory, trial, lambda: laboratory.make(trial, act))
-        return "; ".join([f"left {name}" for name in watch.orphans()] or [outcome])
+        return _broken_again_and_again(laboratory, trial, rng, lambda: _kill_worker(laboratory, trial, rng, number))
 
     return fault
+
+
+def _kill_worker(laboratory: Laboratory, trial: Trial, rng: random.Random, number: signal.Signals) -> str | None:
+    watch = Watch()
+    moment = rng.uniform(0, laboratory.seconds(trial.stage))
+
+    def act(worker: ForkedWorker) -> None:
+        time.sleep(moment)
+        watch.look(worker.pid)
+        worker.send_signal(number)
+
+    words = "was stopped" if number == signal.SIGTERM else ""
+    problem = _broken(laboratory, trial, lambda: laboratory.make(trial, act), words)
+    return "; ".join(f"left {name}" for name in watch.orphans()) or problem
+
+
+def _run_killed(laboratory: Laboratory, stage: str, rng: random.Random) -> list[str]:
+    """Kill the run itself, half of the times near its end: while it seals and publishes what the worker made."""
+    trial = laboratory.trial(stage)
+
+    def kill() -> str | None:
+        watch = Watch()
+        seconds = laboratory.seconds(stage)
+        moment = rng.choice((rng.uniform(0, seconds), rng.uniform(0.85, 1.1) * seconds))
+        with laboratory.reader(trial) as reader:
+            run = laboratory.start_run(trial)
+            run.join(moment)
+            watch.look(run.pid)
+            missed = run.exitcode is not None
+            run.kill()
+            run.join()
+        if left := watch.orphans():
+            return "; ".join(f"left {name}" for name in left)
+        return None if missed else reader.problem
+
+    return _broken_again_and_again(laboratory, trial, rng, kill)
 
 
 def _resume_state_cut(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
@@ -149,11 +165,9 @@ def _disk_full(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
         ballast, room = disk / "ballast", rng.choice((0, 8, 64, 256)) << 10
         with ballast.open("wb") as stream:
             os.posix_fallocate(stream.fileno(), 0, max(usage.f_bavail * usage.f_frsize - room, 1))
-        outcome = _broken_then_mended(
+        return _broken_then_mended(
             laboratory, trial, lambda: laboratory.make(trial), between=ballast.unlink, words="disk is full"
         )
-        laboratory.forget(trial)
-        return outcome
     finally:
         subprocess.run(["umount", str(disk)], capture_output=True, check=False)
 
@@ -189,6 +203,7 @@ def _store_unreachable(laboratory: Laboratory, stage: str, rng: random.Random) -
 
 KINDS: dict[str, Kind] = {
     "worker killed": _killed_by(signal.SIGKILL),
+    "run killed": _run_killed,
     "worker told to stop": _killed_by(signal.SIGTERM),
     "resume state cut": _resume_state_cut,
     "artifact cut": _artifact_cut,
@@ -201,6 +216,20 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def _broken_again_and_again(
+    laboratory: Laboratory, trial: Trial, rng: random.Random, break_once: Callable[[], str | None]
+) -> list[str]:
+    """Break up to four attempts one after the other, then let one come through; return what became of each fault."""
+    problems: list[str] = []
+    for _ in range(rng.randint(1, _MOST_KILLS)):
+        problem = break_once()
+        if problem is None:
+            break
+        problems.append(problem)
+    end = _gone_on(laboratory, trial)
+    return [problem or end for problem in problems] or [f"{MISSED}; {end}"]
+
+
 def _broken_then_mended(
     laboratory: Laboratory,
     trial: Trial,
@@ -209,22 +238,32 @@ def _broken_then_mended(
     between: Callable[[], object] = lambda: None,
     words: str = "",
 ) -> str:
-    """Run, expect a message that names stage and remedy, look that nothing is served, run again and compare."""
-    try:
-        break_it()
-    except (StageError, ArtifactError) as error:
-        problem = _message_problem(str(error), trial.stage, words)
-        between()
-        if laboratory.planned(trial.store, trial.stage).reference is not None:
-            return "a half-made artifact is served"
-    else:
-        between()
-        return f"{MISSED}; {same(laboratory, trial)}"
+    """Break an attempt, mend its surroundings, go on and compare."""
+    problem = _broken(laboratory, trial, break_it, words)
+    between()
+    end = _gone_on(laboratory, trial)
+    return f"{MISSED}; {end}" if problem is None else problem or end
+
+
+def _broken(laboratory: Laboratory, trial: Trial, break_it: Callable[[], object], words: str) -> str | None:
+    """Break an attempt; return what is wrong with what is served and said, None when it came through."""
+    with laboratory.reader(trial) as reader:
+        try:
+            break_it()
+        except (StageError, ArtifactError) as error:
+            problem = _message_problem(str(error), trial.stage, words)
+        else:
+            return reader.problem or None
+    return reader.problem or problem
+
+
+def _gone_on(laboratory: Laboratory, trial: Trial) -> str:
+    """Let the stage be made, or found whole, and compare."""
     try:
         laboratory.make(trial)
     except (StageError, ArtifactError) as error:
         return f"not gone on with: {str(error)[:400]}"
-    return problem or same(laboratory, trial)
+    return same(laboratory, trial)
 
 
 def _made_again(laboratory: Laboratory, trial: Trial) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from nanbeige_core.launch.worker import die_with_parent, main, set_threads
 from nanbeige_core.stages import STAGES
 
-_ALWAYS = (
+ALWAYS = (
     "nanbeige_core.launch.ranks",
     "nanbeige_core.report.stage_report",
     "torch.distributed.launcher.api",
@@ -30,6 +30,7 @@ _ALWAYS = (
     "matplotlib.figure",
     "pyarrow.dataset",
 )
+"""Modules that workers need whatever their stage is."""
 
 
 class WorkerProcess(Protocol):
@@ -172,7 +173,7 @@ def serve(parent: int, threads: int, uses: list[str]) -> None:
     """Import what the stage types `uses` need, then fork a worker for each line on stdin until it closes."""
     die_with_parent(parent)
     set_threads(threads)
-    for name in _ALWAYS:
+    for name in ALWAYS:
         import_module(name)
     for name in uses:
         STAGES[name].function()
@@ -191,7 +192,7 @@ def serve(parent: int, threads: int, uses: list[str]) -> None:
                 *lines, buffer = (buffer + received).split(b"\n")
                 for line in lines:
                     request = json.loads(line)
-                    process = context.Process(target=_work, args=(request["job"], request["log"], os.getpid()))
+                    process = context.Process(target=run_forked, args=(request["job"], request["log"], os.getpid()))
                     process.start()
                     running[_sentinel(process)] = (request["id"], process)
                     _answer({"id": request["id"], "pid": process.pid})
@@ -212,14 +213,15 @@ def _answer(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
-def _work(job: str, log: str, server: int) -> None:
+def run_forked(job: str, log: str, parent: int) -> None:
+    """Be the worker of a job file in a process that `parent` forked; ends the process."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):
         os.dup2(output, stream)
     os.close(output)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    sys.exit(main(job, server))
+    sys.exit(main(job, parent))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from nanbeige_core.faults.__main__ import break_runs, fault_table
-from nanbeige_core.faults.kinds import KINDS, MENDED, Result
+from nanbeige_core.faults.__main__ import break_runs
+from nanbeige_core.faults.kinds import KINDS
 from nanbeige_core.faults.laboratory import Laboratory
+from nanbeige_core.faults.results import MENDED, Result, fault_table
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_mends_after(laboratory: Laboratory, kind: str) -> None:
-    results = break_runs(laboratory, {kind: 2}, seed=7, say=False)
+    results = break_runs(laboratory, {kind: 2}, seed=7)
     assert all(result.good for result in results), fault_table(results)
 
 

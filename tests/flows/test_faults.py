@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from flows.faults.kinds import SERVER_KINDS
-from nanbeige_core.faults.__main__ import break_runs, fault_table
+from nanbeige_core.faults.__main__ import break_runs
 from nanbeige_core.faults.laboratory import Laboratory
+from nanbeige_core.faults.results import fault_table
 from tests.flows.service import write_recipe
 from tests.flows.test_pipeline import nanbeige
 
@@ -34,7 +35,7 @@ def laboratory(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.mark.parametrize("kind", ["server killed", "database locked", "two flows at one key"])
 def test_a_run_comes_through(laboratory: Laboratory, kind: str) -> None:
-    results = break_runs(laboratory, {kind: 1}, seed=7, kinds=SERVER_KINDS, say=False)
+    results = break_runs(laboratory, {kind: 1}, seed=7, kinds=SERVER_KINDS)
     assert all(result.good for result in results), fault_table(results)
 
 
