@@ -156,10 +156,10 @@ def wait_for(condition: Callable[[], Any], seconds: float) -> bool:
     return bool(condition())
 
 
-def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
+def ask(url: str, path: str, body: dict[str, Any] | None = None, method: str = "") -> Any:
     """Call a Prefect server's API: GET without a body, else POST; one whose database is busy is asked again."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{url}{path}", data, {"content-type": "application/json"})
+    request = urllib.request.Request(f"{url}{path}", data, {"content-type": "application/json"}, method=method or None)
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A recipe that goes from documents to rollouts in thirteen stages, small enough to be run and broken many times."""
+"""A recipe that goes from documents to an exported model, small enough to be run and broken many times."""
 
 import json
 from pathlib import Path
@@ -82,6 +82,7 @@ def tiny_recipe(folder: Path, runtime: dict[str, Any] | None = None) -> Path:
             },
         },
     }  # fmt: skip
+    stages |= _second_half()
     tree = {
         "recipe": "tiny", "runtime": runtime or {"launcher": "inline", "micro_batch_size": 4}, "stages": stages,
         "profiles": {"laptop": {"title": "tiny"}},
@@ -89,3 +90,106 @@ def tiny_recipe(folder: Path, runtime: dict[str, Any] | None = None) -> Path:
     path = folder / "pipelines.yaml"
     path.write_text(json.dumps(tree))
     return path
+
+
+def _second_half() -> dict[str, Any]:
+    """Return the stages of every kind that the first half has not: open questions, which a random judge can reward."""
+    counts = {"math": 8, "science": 0, **NONE}
+    open_ones = {"math": 8, "science": 0, **NONE, "general": 40}
+    rewarded = {**TRAINED, "problems": "dialogues", "reward_model": "reward_model"}
+    preference = {"domain": "preference", "sampling": SAMPLING}
+    return {
+        "fgwsd_hq_stable": {
+            "in": {"mixture": "mixture", "checkpoint": "fgwsd_diverse_stable"},
+            "config": {"phase": "hq_stable", **PHASES},
+        },
+        "fgwsd_decay": {
+            "in": {"mixture": "mixture", "checkpoint": "fgwsd_hq_stable"}, "config": {"phase": "decay", **PHASES}
+        },
+        "dialogues": {
+            "uses": "problems",
+            "config": {
+                "word_problem_share": 0, "hard_share": 0, "pretrain": counts, "sft": counts, "eval": counts,
+                "overall": open_ones, "rl": open_ones, "heldout": open_ones,
+            },
+        },
+        "teacher": {
+            "in": {"mixture": "mixture", "data": "sft_data", "tokenizer": "tokenizer", "problems": "problems"},
+            "config": {
+                "model": {**MODEL, "hidden_size": 48, "head_size": 24}, "tokens": 2048, "sequence_length": 64,
+                "global_batch_size": 4, "peak_lr": 1e-3, "floor_lr": 1e-4, "sft_epochs": 1, "sft_learning_rate": 1e-3,
+                "sft_global_batch_size": 4, "sft_sequence_length": 128, "validation_sequences": 2,
+                "heldout": {"problems": 4, "samples": 1, "sampling": SAMPLING},
+            },
+        },
+        "refinement": {
+            "in": {**TRAINED, "teacher": "teacher", "problems": "dialogues"},
+            "config": {
+                "prompts": 24, "mixture": {"math": 0, "general": 1, "agent": 0, "code": 0}, "keep_score": 0,
+                "max_rounds": 2, "reviser": "resample", "chain_prompt": "prompt", "reconstructions": 1,
+                "sampling": SAMPLING, "chunk_prompts": 8, "validation_fraction": 0.2,
+            },
+        },
+        "overall_sft": {
+            "in": {**TRAINED, "data": "refinement"},
+            "config": {
+                "sequence_length": 128, "epochs": 2, "global_batch_size": 2, "learning_rate": 1e-3,
+                "heldout": {"problems": 4, "samples": 1, "sampling": SAMPLING},
+            },
+        },
+        "reward_model": {
+            "in": {**TRAINED, "problems": "dialogues"},
+            "config": {
+                "steps": 8, "pairs_per_step": 4, "learning_rate": 1e-3, "policy_samples": 1, "sampling": SAMPLING
+            },
+        },
+        "preference_pairs": {
+            "in": {**rewarded, "teacher": "teacher"},
+            "config": {
+                "prompts": 32, "domains": ["general"], "teacher_samples": 2, "student_samples": 2,
+                "minimum_win": 0.5001, "teacher_sampling": SAMPLING, "student_sampling": SAMPLING, "chunk_prompts": 8,
+                "validation_fraction": 0.2,
+            },
+        },
+        "teacher_logits": {
+            "in": {"teacher": "teacher", "tokenizer": "tokenizer", "pairs": "preference_pairs"},
+            "config": {"top_k": 8, "sequence_length": 128, "chunk_pairs": 4},
+        },
+        "dpd": {
+            "in": {**TRAINED, "teacher": "teacher", "pairs": "preference_pairs"},
+            "config": {
+                "sequence_length": 128, "epochs": 4, "global_batch_size": 1, "learning_rate": 1e-3,
+                "heldout": {"problems": 4, "samples": 1, "sampling": SAMPLING},
+            },
+        },
+        "pass_rates_preference": {
+            "uses": "pass_rates", "in": rewarded, "config": {"samples": 2, "limit": 8, "chunk_prompts": 4, **preference}
+        },
+        "filter_preference": {
+            "uses": "on_policy_filter", "in": {"pass_rates": "pass_rates_preference", "problems": "dialogues"},
+            "config": {"domain": "preference", "low": 0, "high": 1, "strict": False, "minimum": 1},
+        },
+        "rollouts": {
+            "in": {
+                "checkpoint": "cold_start_sft", "tokenizer": "tokenizer", "prompts": "filter_preference",
+                "reward_model": "reward_model",
+            },
+            "config": {"steps": 3, "prompts_per_step": 2, "group_size": 2, **preference},
+        },
+        "rl_preference": {
+            "in": {**rewarded, "prompts": "filter_preference"},
+            "config": {
+                "steps": 6, "prompts_per_step": 2, "group_size": 4, "learning_rate": 1e-3,
+                "loss": {"mask_truncated": False}, "heldout": {"limit": 2, "samples": 1}, **preference,
+            },
+        },
+        "evaluate": {
+            "in": {
+                "base": "cold_start_sft", "final": "rl_preference", "tokenizer": "tokenizer", "problems": "problems"
+            },
+            "config": {"suites": ["math", "science"], "samples": 1, "limit": 4, "sampling": SAMPLING},
+        },
+        "export": {
+            "in": {"checkpoint": "rl_preference", "tokenizer": "tokenizer"}, "config": {"probe_tokens": 16}
+        },
+    }  # fmt: skip

@@ -2,7 +2,7 @@
 
 A resume point is a directory `step-<n>` holding `state/` (weights and optimizer, a Megatron distributed checkpoint)
 and `point.json`, written last by an atomic rename, with the size of every file: a point without it was never finished,
-and one with a file cut short is passed over for the one before. Nothing in a point is unpickled.
+and one with a file cut short is passed over for the one before. Nothing in a point runs code.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from nanbeige_core.launch.ranks import barrier, gather_objects, rank
+from nanbeige_core.megatron.checkpoint_index import check_index
 from nanbeige_core.megatron.weights import (
     OPTIMIZER_FORMAT,
     ModelCard,
@@ -92,6 +93,7 @@ def load_optimizer(trainer: "Trainer", directory: Path) -> dict[str, Any]:
 def _load_state(trainer: "Trainer", directory: Path) -> None:
     from megatron.core import dist_checkpointing
 
+    check_index(directory)
     with torch.no_grad():
         loaded: Any = dist_checkpointing.load(_sharded_state(trainer, loading=True), str(directory))
         trainer.model.module.load_state_dict(loaded["model"])

@@ -6,15 +6,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from flows.faults import project
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _START_SECONDS = 240
@@ -134,20 +132,7 @@ class Service:
 
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str = "") -> Any:
         """Call the server's API: GET without a body, else POST."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"{self.url}/api{path}", data, {"content-type": "application/json"}, method=method or None
-        )
-        for _ in range(10):
-            try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
-                    text = answer.read()
-                return json.loads(text) if text else None
-            except urllib.error.HTTPError as error:
-                if error.code != HTTPStatus.SERVICE_UNAVAILABLE:  # the database was locked for a moment
-                    raise
-                time.sleep(0.5)
-        raise TimeoutError(f"the server stayed unavailable: {path}")
+        return project.ask(f"{self.url}/api", path, body, method)
 
     def deployment(self, name: str) -> dict[str, Any]:
         return self.ask(f"/deployments/name/recipe/{name}")
@@ -161,7 +146,4 @@ class Service:
 
 def wait_for(condition: Callable[[], Any], seconds: float) -> None:
     """Wait until a condition holds; fail when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"did not happen within {seconds} s"
-        time.sleep(0.3)
+    assert project.wait_for(condition, seconds), f"did not happen within {seconds} s"

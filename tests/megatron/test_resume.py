@@ -145,3 +145,16 @@ def test_a_resume_point_runs_no_code_it_carries(open_trainer: Open, tmp_path: Pa
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         open_trainer().load_resume(tmp_path)
     assert not (Path(tempfile.gettempdir()) / f"planted-{os.getpid()}").exists()
+
+
+@pytest.mark.parametrize("name", [".metadata", "common.pt"])
+def test_a_checkpoint_runs_no_code_it_carries(open_trainer: Open, tmp_path: Path, name: str) -> None:
+    train(open_trainer(), 1).save(tmp_path, tokenizer_fingerprint="t", stage="made")
+    planted = tmp_path / "weights" / name
+    if name == "common.pt":
+        torch.save([Planted()], planted)
+    else:
+        planted.write_bytes(pickle.dumps(Planted()))
+    with pytest.raises(Exception, match=r"Weights only load failed|names pathlib\.Path\.touch|names builtins\.getattr"):
+        load_full_weights(tmp_path / "weights")
+    assert not (Path(tempfile.gettempdir()) / f"planted-{os.getpid()}").exists()
