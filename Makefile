@@ -8,6 +8,7 @@ LOCK := requirements/cpu.txt
 TORCH_INDEX ?=
 PROFILE ?= laptop
 STORE ?= store
+FUZZ_SECONDS ?= 60
 
 .PHONY: run test setup lint audit fuzz plan up clean-store help
 
@@ -33,7 +34,7 @@ audit: setup ## ask the public advisory database about every pinned package (nee
 
 fuzz: setup ## fuzz every parser of untrusted bytes, guided by coverage, a minute each (Linux)
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/fuzz atheris==3.0.0
-	PYTHONPATH="$(CURDIR):$(VENV)/fuzz" $(BIN)/python -m tests.fuzz --seconds 60
+	PYTHONPATH="$(CURDIR):$(VENV)/fuzz" $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 plan: setup ## show what `make run` would do
 	$(BIN)/nanbeige plan --profile $(PROFILE) --store $(STORE)

@@ -6,7 +6,7 @@ from flows.faults.kinds import SERVER_KINDS
 from nanbeige_core.faults.__main__ import LONG, main
 from nanbeige_core.faults.kinds import KINDS
 
-_LONG = dict.fromkeys(SERVER_KINDS, 5) | {"worker of up killed": 3}
+_LONG = dict.fromkeys(SERVER_KINDS, 5)
 
 if __name__ == "__main__":
     sys.exit(main(KINDS | SERVER_KINDS, {**LONG, **_LONG}, program="python -m flows.faults"))

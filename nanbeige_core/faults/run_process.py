@@ -22,6 +22,7 @@ from nanbeige_core.stages import STAGES
 
 def start_run(uses: Iterable[str], order: Order, inputs: dict[str, ArtifactRef], store: Store) -> ForkServerProcess:
     """Start a run of one stage; the server behind it imports what the stage types `uses` need when it starts."""
+    set_threads(1)  # the server takes it over: BLAS reads it when imported, and more threads round differently
     context = get_context("forkserver")
     entries = (STAGES[name].entry.partition(":")[0] for name in uses)
     context.set_forkserver_preload([*ALWAYS, __name__, *dict.fromkeys(entries)])
@@ -61,7 +62,6 @@ class _Worker:
 
 
 def _run(order: Order, inputs: dict[str, ArtifactRef], url: str, cache: Path) -> None:
-    set_threads(1)
     execute(order, inputs, Store(url, cache), start=_fork)
 
 

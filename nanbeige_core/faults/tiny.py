@@ -96,15 +96,17 @@ def _second_half() -> dict[str, Any]:
     """Return the stages of every kind that the first half has not: open questions, which a random judge can reward."""
     counts = {"math": 8, "science": 0, **NONE}
     open_ones = {"math": 8, "science": 0, **NONE, "general": 40}
-    rewarded = {**TRAINED, "problems": "dialogues", "reward_model": "reward_model"}
+    phases = {**PHASES, "abf": {"theta": 20000.0, "sequence_length": 256, "fraction": 0.5}}
+    tuned = {"checkpoint": "overall_sft", "tokenizer": "tokenizer", "problems": "dialogues"}
+    rewarded = {**tuned, "reward_model": "reward_model"}
     preference = {"domain": "preference", "sampling": SAMPLING}
     return {
         "fgwsd_hq_stable": {
             "in": {"mixture": "mixture", "checkpoint": "fgwsd_diverse_stable"},
-            "config": {"phase": "hq_stable", **PHASES},
+            "config": {"phase": "hq_stable", **phases},
         },
         "fgwsd_decay": {
-            "in": {"mixture": "mixture", "checkpoint": "fgwsd_hq_stable"}, "config": {"phase": "decay", **PHASES}
+            "in": {"mixture": "mixture", "checkpoint": "fgwsd_hq_stable"}, "config": {"phase": "decay", **phases}
         },
         "dialogues": {
             "uses": "problems",
@@ -118,12 +120,12 @@ def _second_half() -> dict[str, Any]:
             "config": {
                 "model": {**MODEL, "hidden_size": 48, "head_size": 24}, "tokens": 2048, "sequence_length": 64,
                 "global_batch_size": 4, "peak_lr": 1e-3, "floor_lr": 1e-4, "sft_epochs": 1, "sft_learning_rate": 1e-3,
-                "sft_global_batch_size": 4, "sft_sequence_length": 128, "validation_sequences": 2,
+                "sft_global_batch_size": 4, "sft_sequence_length": 256, "validation_sequences": 2,
                 "heldout": {"problems": 4, "samples": 1, "sampling": SAMPLING},
             },
         },
         "refinement": {
-            "in": {**TRAINED, "teacher": "teacher", "problems": "dialogues"},
+            "in": {**tuned, "checkpoint": "fgwsd_decay", "teacher": "teacher"},
             "config": {
                 "prompts": 24, "mixture": {"math": 0, "general": 1, "agent": 0, "code": 0}, "keep_score": 0,
                 "max_rounds": 2, "reviser": "resample", "chain_prompt": "prompt", "reconstructions": 1,
@@ -131,14 +133,14 @@ def _second_half() -> dict[str, Any]:
             },
         },
         "overall_sft": {
-            "in": {**TRAINED, "data": "refinement"},
+            "in": {**tuned, "checkpoint": "fgwsd_decay", "data": "refinement"},
             "config": {
-                "sequence_length": 128, "epochs": 2, "global_batch_size": 2, "learning_rate": 1e-3,
+                "sequence_length": 256, "epochs": 2, "global_batch_size": 2, "learning_rate": 1e-3,
                 "heldout": {"problems": 4, "samples": 1, "sampling": SAMPLING},
             },
         },
         "reward_model": {
-            "in": {**TRAINED, "problems": "dialogues"},
+            "in": tuned,
             "config": {
                 "steps": 8, "pairs_per_step": 4, "learning_rate": 1e-3, "policy_samples": 1, "sampling": SAMPLING
             },
@@ -153,12 +155,12 @@ def _second_half() -> dict[str, Any]:
         },
         "teacher_logits": {
             "in": {"teacher": "teacher", "tokenizer": "tokenizer", "pairs": "preference_pairs"},
-            "config": {"top_k": 8, "sequence_length": 128, "chunk_pairs": 4},
+            "config": {"top_k": 8, "sequence_length": 256, "chunk_pairs": 4},
         },
         "dpd": {
-            "in": {**TRAINED, "teacher": "teacher", "pairs": "preference_pairs"},
+            "in": {**tuned, "teacher": "teacher", "pairs": "preference_pairs"},
             "config": {
-                "sequence_length": 128, "epochs": 4, "global_batch_size": 1, "learning_rate": 1e-3,
+                "sequence_length": 256, "epochs": 4, "global_batch_size": 1, "learning_rate": 1e-3,
                 "heldout": {"problems": 4, "samples": 1, "sampling": SAMPLING},
             },
         },
@@ -171,7 +173,7 @@ def _second_half() -> dict[str, Any]:
         },
         "rollouts": {
             "in": {
-                "checkpoint": "cold_start_sft", "tokenizer": "tokenizer", "prompts": "filter_preference",
+                "checkpoint": "overall_sft", "tokenizer": "tokenizer", "prompts": "filter_preference",
                 "reward_model": "reward_model",
             },
             "config": {"steps": 3, "prompts_per_step": 2, "group_size": 2, **preference},
@@ -185,7 +187,7 @@ def _second_half() -> dict[str, Any]:
         },
         "evaluate": {
             "in": {
-                "base": "cold_start_sft", "final": "rl_preference", "tokenizer": "tokenizer", "problems": "problems"
+                "base": "overall_sft", "final": "rl_preference", "tokenizer": "tokenizer", "problems": "problems"
             },
             "config": {"suites": ["math", "science"], "samples": 1, "limit": 4, "sampling": SAMPLING},
         },

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the parsers of untrusted bytes for a bounded time: `python -m tests.fuzz --seconds 60`.
 
-Needs atheris (`make fuzz` installs it aside; wheels for Linux). One parser, if one is named, else all in turn, each in
-a process of its own. A finding ends a parser's run with its traceback and its bytes; the exit status is 1 then.
+Needs atheris (`make fuzz` installs it aside; wheels for Linux). The parsers that are named, or all, in turn, each in a
+process of its own. A finding ends a parser's run with its traceback and its bytes; the exit status is 1 then.
 """
 
 import argparse
@@ -32,12 +32,12 @@ def fuzz(name: str, seconds: int) -> None:
     atheris.Fuzz()
 
 
-def fuzz_all(seconds: int) -> int:
-    """Fuzz every parser, print what was run, and return 1 when anything was found."""
+def fuzz_each(names: list[str], seconds: int) -> int:
+    """Fuzz parsers in turn, each in a process of its own, print what was run, and return 1 when anything was found."""
     found = 0
     print("| parser | inputs | branches reached | found |\n| --- | ---: | ---: | --- |")
-    for name in import_module("tests.fuzz.parsers").PARSERS:
-        command = [sys.executable, "-m", "tests.fuzz", name, "--seconds", str(seconds)]
+    for name in names:
+        command = [sys.executable, "-m", "tests.fuzz", name, "--here", "--seconds", str(seconds)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         inputs = re.findall(r"^#(\d+)\s", done.stderr, re.MULTILINE)[-1:] or ["0"]
         reached = re.findall(r"cov: (\d+)", done.stderr)[-1:] or ["0"]
@@ -50,15 +50,15 @@ def fuzz_all(seconds: int) -> int:
 
 
 def main() -> int:
-    """Fuzz one parser or all."""
+    """Fuzz the parsers that are named, or all."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("parser", nargs="?", default="", help="One of tests/fuzz/parsers.py; default: all.")
+    parser.add_argument("parsers", nargs="*", help="Of tests/fuzz/parsers.py; default: all.")
+    parser.add_argument("--here", action="store_true", help="Fuzz the one parser in this process.")
     parser.add_argument("--seconds", type=int, default=60)
     given = parser.parse_args()
-    if not given.parser:
-        return fuzz_all(given.seconds)
-    fuzz(given.parser, given.seconds)
-    return 0
+    if given.here:
+        fuzz(*given.parsers, given.seconds)
+    return fuzz_each(given.parsers or list(import_module("tests.fuzz.parsers").PARSERS), given.seconds)
 
 
 if __name__ == "__main__":
