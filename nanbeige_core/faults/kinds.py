@@ -59,8 +59,7 @@ def _run_killed(laboratory: Laboratory, stage: str, rng: random.Random) -> list[
 
     def kill() -> str | None:
         watch = Watch()
-        seconds = laboratory.seconds(stage)
-        moment = rng.choice((rng.uniform(0, seconds), rng.uniform(0.85, 1.1) * seconds))
+        moment = _work_or_end(laboratory.seconds(stage), rng)
         with laboratory.reader(trial) as reader:
             run = laboratory.start_run(trial)
             run.join(moment)
@@ -162,7 +161,8 @@ def _disk_full(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
     try:
         trial = laboratory.trial(stage, place=disk / "store")
         usage = os.statvfs(disk)
-        ballast, room = disk / "ballast", rng.choice((0, 8, 64, 256)) << 10
+        needed = sum(entry.bytes for entry in laboratory.manifest(laboratory.reference, stage).files.values())
+        ballast, room = disk / "ballast", rng.randrange(needed)
         with ballast.open("wb") as stream:
             os.posix_fallocate(stream.fileno(), 0, max(usage.f_bavail * usage.f_frsize - room, 1))
         return _broken_then_mended(
@@ -173,7 +173,7 @@ def _disk_full(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
 
 
 def _store_unreachable(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
-    """Kill the S3 server while the stage is made; it comes back later."""
+    """Kill the S3 server while the stage is made or, half of the times, about when it is uploaded; it comes back."""
     if rclone() is None:
         return f"{SKIPPED}: rclone is not installed"
     server = ObjectStorage(laboratory.trials / f"s3-{rng.randrange(1 << 30)}")
@@ -183,7 +183,7 @@ def _store_unreachable(laboratory: Laboratory, stage: str, rng: random.Random) -
     server.start()
     try:
         trial = laboratory.trial(stage, place=f"s3://{BUCKET}/{server.port}")
-        moment = rng.uniform(0, laboratory.seconds(stage))
+        moment = _work_or_end(laboratory.seconds(stage), rng)
         killer = threading.Timer(moment, server.kill)
 
         def break_it() -> None:
@@ -214,6 +214,11 @@ KINDS: dict[str, Kind] = {
     "disk full": _disk_full,
     "store unreachable": _store_unreachable,
 }
+
+
+def _work_or_end(seconds: float, rng: random.Random) -> float:
+    """Return a moment of a stage's work or, as often, of its last tenth and shortly after."""
+    return rng.choice((rng.uniform(0, seconds), rng.uniform(0.9, 1.1) * seconds + rng.uniform(0, 0.1)))
 
 
 def _broken_again_and_again(

@@ -16,7 +16,7 @@ from nanbeige_core.artifacts.store import Store
 from nanbeige_core.launch.execute import Order, execute
 from nanbeige_core.launch.job_file import JobFile
 from nanbeige_core.launch.prefork import ALWAYS, run_forked
-from nanbeige_core.launch.worker import set_threads
+from nanbeige_core.launch.worker import die_with_parent, set_threads
 from nanbeige_core.stages import STAGES
 
 
@@ -62,6 +62,7 @@ class _Worker:
 
 
 def _run(order: Order, inputs: dict[str, ArtifactRef], url: str, cache: Path) -> None:
+    die_with_parent(os.getppid())
     execute(order, inputs, Store(url, cache), start=_fork)
 
 
