@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60)
     given = parser.parse_args()
     if given.here:
-        fuzz(*given.parsers, given.seconds)
+        fuzz(given.parsers[0], given.seconds)
     return fuzz_each(given.parsers or list(import_module("tests.fuzz.parsers").PARSERS), given.seconds)
 
 
