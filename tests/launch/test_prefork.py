@@ -129,7 +129,7 @@ def test_a_workers_end_is_noticed_though_a_child_of_it_lives_on() -> None:
         "    print(json.dumps({'id': 0, 'pid': child}), flush=True)\n"
         "    time.sleep(0.5)\n"
         "    os._exit(7)\n"
-        "prefork._work = work\n"
+        "prefork.run_forked = work\n"
         "prefork.serve(os.getppid(), 1, [])\n"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
