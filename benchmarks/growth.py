@@ -31,7 +31,7 @@ from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Outcome
 from nanbeige_core.data.dedup.run import deduplicate
 from nanbeige_core.data.dedup.settings import DedupSettings
-from nanbeige_core.data.encoding import BulkEncoder
+from nanbeige_core.data.encoding.bulk import BulkEncoder
 from nanbeige_core.data.executors import LocalPool
 from nanbeige_core.data.indexed_dataset import write_indexed_dataset
 from nanbeige_core.data.sources.path import read_path

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from nanbeige_core.data.dedup.run import deduplicate
 from nanbeige_core.data.dedup.settings import DedupSettings
 from nanbeige_core.data.dedup.shards import Columns
-from nanbeige_core.data.encoding import BulkEncoder
+from nanbeige_core.data.encoding.bulk import BulkEncoder
 from nanbeige_core.data.tokenizer import train_tokenizer
 
 TEXTS = ["The answer is \\boxed{42}. " * 40, "The answer is \\boxed{42}. " * 39 + "No.", "答案是四十二。" * 40]

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from nanbeige_core.contract import Job, Outcome, Plot, Section
 from nanbeige_core.data.dedup.shards import number_column
-from nanbeige_core.data.encoding import BulkEncoder
+from nanbeige_core.data.encoding.chunks import EncodedChunks, encode_chunks, read_chunk, report_engines
 from nanbeige_core.data.indexed_dataset import IndexedDatasetWriter
 from nanbeige_core.data.phases import TokenSet, weigh_phases
 from nanbeige_core.data.rendering import PROBLEM_COLUMNS, Rendered, choose_rendering, render_problem
@@ -69,7 +69,11 @@ def run(job: Job) -> Outcome:
     )
     tokenizer_path = job.inputs["tokenizer"].path
     tokenizer = Tokenizer.from_file(str(tokenizer_path / "tokenizer.json"))
-    encoded = encode_chunks(job, tokenizer, chunks)
+
+    def progress(done: int) -> None:
+        job.progress(0.95 * done / len(chunks), f"encoded {done:,} of {len(chunks):,} chunks")
+
+    encoded = encode_chunks(tokenizer, chunks, job.scratch, progress)
     return write_mixture(job, config, documents, encoded, tokenizer_path, tokenizer.get_vocab_size())
 
 
@@ -118,32 +122,16 @@ def assign_held_out(documents: Documents, config: MixtureConfig) -> Documents:
     return Documents(documents.ids, members_D, (*documents.sets, VALIDATION), documents.ranks_D, better_D)
 
 
-def encode_chunks(job: Job, tokenizer: Tokenizer, chunks: list[Path]) -> list[Path]:
-    """Encode each file of texts into one of token ids and lengths, and return these; finished ones are not redone.
-
-    Every document ends with the end-of-text token.
-    """
-    encoder = BulkEncoder(tokenizer)
-    encoded: list[Path] = []
-    for number, chunk in enumerate(chunks):
-        path = job.scratch / f"chunk-{number:05d}.npz"
-        if not path.exists():
-            _encode_chunk(encoder, list(read_rows(chunk)), path)
-        encoded.append(path)
-        job.progress(0.95 * len(encoded) / len(chunks), f"encoded {len(encoded):,} of {len(chunks):,} chunks")
-    return encoded
-
-
 def write_mixture(
     job: Job,
     config: MixtureConfig,
     documents: Documents,
-    encoded: list[Path],
+    encoded: EncodedChunks,
     tokenizer_path: Path,
     vocab_size: int,
 ) -> Outcome:
     """Write the sets, the sidecar and `mixture.json`, and report what they hold."""
-    tokens, lengths_D = _write_sets(job.work, documents, encoded, vocab_size)
+    tokens, lengths_D = _write_sets(job.work, documents, encoded.paths, vocab_size)
     sizes = {name: int((documents.members_D == number).sum()) for number, name in enumerate(documents.sets)}
     sets = [
         _token_set(name, tokens[name], sizes[name]) for name in sorted(tokens) if name in sizes and name != VALIDATION
@@ -170,7 +158,7 @@ def write_mixture(
     temporary = job.work / ".mixture.json.part"
     temporary.write_text(json.dumps(description, indent=1) + "\n")
     os.replace(temporary, job.work / "mixture.json")
-    return _report(sets, phases, tokens.get(VALIDATION, 0), sizes[VALIDATION])
+    return _report(sets, phases, tokens.get(VALIDATION, 0), sizes[VALIDATION], report_engines(encoded))
 
 
 def _write_sets(
@@ -183,8 +171,7 @@ def _write_sets(
     lengths_D = np.empty(len(documents.members_D), np.int32)
     first = 0
     for path in encoded:
-        with np.load(path) as stored:
-            tokens, lengths = stored["tokens"], stored["lengths"]
+        tokens, lengths = read_chunk(path)
         members = documents.members_D[first : first + len(lengths)]
         for number in np.unique(members).tolist():
             mine = members == number
@@ -239,28 +226,16 @@ def _token_set(name: str, tokens: int, documents: int) -> TokenSet:
     return TokenSet(tier, category, tokens, documents)
 
 
-def _encode_chunk(encoder: BulkEncoder, chunk: list[dict[str, Any]], path: Path) -> None:
-    rows: list[NDArray[np.integer]] = [np.empty(0, encoder.dtype)] * len(chunk)
-    for controls in (False, True):
-        chosen = [index for index, document in enumerate(chunk) if document["controls"] == controls]
-        found = encoder.encode([chunk[index]["text"] for index in chosen], controls=controls)
-        for index, row in zip(chosen, np.split(found.tokens, np.cumsum(found.lengths)[:-1]), strict=False):
-            rows[index] = row
-    temporary = path.with_name(f".{path.name}.part.npz")
-    np.savez(
-        temporary,
-        tokens=np.concatenate([np.empty(0, encoder.dtype), *rows]),
-        lengths=np.array([len(row) for row in rows]),
-    )
-    os.replace(temporary, path)
-
-
 def _order(key: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:{key}".encode()).digest()[:16]
 
 
 def _report(
-    sets: list[TokenSet], phases: dict[str, dict[str, float]], validation_tokens: int, validation_documents: int
+    sets: list[TokenSet],
+    phases: dict[str, dict[str, float]],
+    validation_tokens: int,
+    validation_documents: int,
+    engines: Section,
 ) -> Outcome:
     total = sum(item.tokens for item in sets)
     hq = sum(item.tokens for item in sets if item.tier == "hq")
@@ -296,6 +271,7 @@ def _report(
                     x_label="set",
                     y_label="share of the phase's tokens",
                 ),
-            )
+            ),
+            engines,
         ],
     )

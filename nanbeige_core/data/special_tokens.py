@@ -24,4 +24,4 @@ VISIBLE = (THINK_START, THINK_END, TOOL_CALL_START, TOOL_CALL_END)
 """Kept by `decode(skip_special_tokens=True)`: a reader and a verifier need to see where the thinking ends."""
 
 BYTES = tuple(f"<0x{value:02X}>" for value in range(256))
-"""Byte fallback pieces, ids 3 to 258."""
+"""Byte fallback pieces, ids 3 to 258; a byte-level tokenizer has its bytes there under other names."""

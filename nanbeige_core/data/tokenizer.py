@@ -1,7 +1,8 @@
-"""The tokenizer: SentencePiece-style BPE with byte fallback, lossless for prose and code.
+"""The tokenizer: SentencePiece-style BPE with byte fallback, or byte-level BPE; lossless for prose and code.
 
-Spaces and newlines are ordinary characters of the pieces, digits stand alone, and a character without a piece falls
-back to its UTF-8 bytes, so `decode(encode(text)) == text` for every text.
+Byte fallback: spaces and newlines are ordinary characters of the pieces, digits stand alone, and a character without a
+piece falls back to its UTF-8 bytes. Byte level: every piece is a run of bytes, so that nothing needs a fallback. Either
+way `decode(encode(text)) == text` for every text.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 SPLIT_PATTERN = (
     r"\p{N}|\\[a-zA-Z]+\{?| ?\p{Han}+| ?[\p{L}\p{M}_]+| ?[^\s\p{L}\p{M}\p{N}_\\]+|\\|[ \t]*[\r\n]+|\s+(?!\S)|\s"
 )
+
+# What Qwen2 and Qwen3 split by. Digits stand alone here too; `\boxed{` is three pieces.
+BYTE_LEVEL_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+LONGEST_PIECE = 24
+"""Characters; bytes in a byte-level tokenizer."""
+
+Kind = Literal["byte_fallback", "byte_level"]
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
@@ -45,12 +56,18 @@ def tokenizer_fingerprint(path: Path) -> str:
 
 
 def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, *, alphabet_share: float = 0.3, min_frequency: int = 2
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    kind: Kind = "byte_fallback",
+    alphabet_share: float = 0.3,
+    min_frequency: int = 2,
 ) -> Tokenizer:
     """Train a BPE tokenizer of at most `vocab_size` ids, special tokens and byte pieces included.
 
-    `alphabet_share` of the ids go to the most frequent characters; rarer characters become bytes. A small corpus can
-    run out of pairs to merge: then the vocabulary is smaller than asked, and the caller decides what that means.
+    `alphabet_share` of the ids go to the most frequent characters; rarer characters become bytes. A byte-level
+    tokenizer has no characters: its alphabet is the 256 bytes, and the share says nothing. A small corpus can run out
+    of pairs to merge: then the vocabulary is smaller than asked, and the caller decides what that means.
     """
     reserved = len(names.FIRST) + len(names.BYTES) + len(names.LAST)
     if vocab_size < reserved + 128:
@@ -58,21 +75,42 @@ def train_tokenizer(
             f"vocab_size {vocab_size} leaves no room: {reserved} ids are special tokens and bytes, and a "
             f"character alphabet needs 128 more. Use at least {reserved + 128}."
         )
+    train = _train_byte_level if kind == "byte_level" else _train_byte_fallback
+    trained = train(texts, vocab_size - len(names.LAST), alphabet_share, min_frequency)
+    return _assemble(json.loads(trained.to_str())["model"], kind)
+
+
+def _train_byte_fallback(texts: Iterable[str], size: int, alphabet_share: float, min_frequency: int) -> Tokenizer:
     texts = list(texts)
-    alphabet = _alphabet(texts, max(128, int(vocab_size * alphabet_share)))
+    alphabet = _alphabet(texts, max(128, int((size + len(names.LAST)) * alphabet_share)))
     trained = Tokenizer(models.BPE(unk_token=names.UNKNOWN, byte_fallback=True))
-    trained.pre_tokenizer = _pre_tokenizer()
+    trained.pre_tokenizer = _pre_tokenizer("byte_fallback")
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(names.LAST),
+        vocab_size=size,
         min_frequency=min_frequency,
         special_tokens=[*names.FIRST, *names.BYTES],
         limit_alphabet=len(alphabet),
         initial_alphabet=alphabet,
-        max_token_length=24,
+        max_token_length=LONGEST_PIECE,
         show_progress=False,
     )
     trained.train_from_iterator(texts, trainer)
-    return _assemble(json.loads(trained.to_str())["model"])
+    return trained
+
+
+def _train_byte_level(texts: Iterable[str], size: int, _alphabet_share: float, min_frequency: int) -> Tokenizer:
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = _pre_tokenizer("byte_level")
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=min_frequency,
+        special_tokens=list(names.FIRST),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=LONGEST_PIECE,
+        show_progress=False,
+    )
+    trained.train_from_iterator(texts, trainer)
+    return trained
 
 
 def _alphabet(texts: Iterable[str], size: int) -> list[str]:
@@ -118,17 +156,24 @@ def encode_documents(tokenizer: Tokenizer, texts: list[str], *, plain: bool = Tr
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated")
+def _pre_tokenizer(kind: Kind) -> pre_tokenizers.PreTokenizer:
+    if kind == "byte_fallback":
+        return pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated")
+    split = pre_tokenizers.Split(Regex(BYTE_LEVEL_PATTERN), behavior="isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-def _assemble(model: dict[str, Any]) -> Tokenizer:
+def _assemble(model: dict[str, Any], kind: Kind) -> Tokenizer:
     """Build the final tokenizer: byte pieces as plain vocabulary (never matched in text), special tokens last."""
     vocabulary: dict[str, int] = model["vocab"]
     merges = [tuple(pair) for pair in model["merges"]]
-    final = Tokenizer(models.BPE(vocabulary, merges, unk_token=names.UNKNOWN, byte_fallback=True))
-    final.pre_tokenizer = _pre_tokenizer()
-    final.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    if kind == "byte_level":
+        final = Tokenizer(models.BPE(vocabulary, merges))
+        final.decoder = decoders.ByteLevel()
+    else:
+        final = Tokenizer(models.BPE(vocabulary, merges, unk_token=names.UNKNOWN, byte_fallback=True))
+        final.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    final.pre_tokenizer = _pre_tokenizer(kind)
     final.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names.FIRST])
     for name in names.LAST:  # one by one: their id order is part of the contract
         hidden = name not in names.VISIBLE

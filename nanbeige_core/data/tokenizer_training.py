@@ -61,7 +61,11 @@ def run(job: Job) -> Outcome:
     ]
     job.progress(0.2, f"learning pieces from {sum(map(len, training)):,} characters")
     tokenizer = train_tokenizer(
-        training, config.vocab_size, alphabet_share=config.alphabet_share, min_frequency=config.min_frequency
+        training,
+        config.vocab_size,
+        kind=config.kind,
+        alphabet_share=config.alphabet_share,
+        min_frequency=config.min_frequency,
     )
     size = tokenizer.get_vocab_size()
     if size != config.vocab_size:

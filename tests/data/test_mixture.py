@@ -137,18 +137,27 @@ def curated(folder: Path) -> Path:
 
 
 @pytest.fixture
-def mixture_job(make_job: MakeJob, problems: Path, tmp_path: Path) -> Job:
+def mixture_job(make_job: MakeJob, problems: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Job:
+    kind = getattr(request, "param", "byte_fallback")
     inputs = {
         "corpus": (Kind.CURATED_CORPUS, curated(tmp_path / "curated")),
         "problems": (Kind.PROMPT_SET, problems),
     }
-    tokenizer = make_job("tokenizer", TokenizerConfig(vocab_size=512, training_characters=40_000), **inputs)
+    tokenizer = make_job("tokenizer", TokenizerConfig(vocab_size=512, training_characters=40_000, kind=kind), **inputs)
     tokenizer_training.run(tokenizer)
     return make_job("mixture", MixtureConfig(), **inputs, tokenizer=(Kind.TOKENIZER, tokenizer.work))
 
 
-def test_every_sequence_is_its_document_with_an_end_token(mixture_job: Job) -> None:
-    run(mixture_job)
+@pytest.mark.parametrize(
+    ("mixture_job", "engine"),
+    [("byte_fallback", "compiled kernels"), ("byte_level", "gigatoken")],
+    indirect=["mixture_job"],
+)
+def test_every_sequence_is_its_document_with_an_end_token(mixture_job: Job, engine: str) -> None:
+    outcome = run(mixture_job)
+    (used,) = next(section.table for section in outcome.sections if section.title == "Encoding")
+    assert used["engine"] == engine
+    assert used["documents"] >= used["compared"] > 0
     tokenizer = load_tokenizer(mixture_job.inputs["tokenizer"].path)
     texts = {row["id"]: row["text"] for row in read_rows(mixture_job.inputs["corpus"].path / "documents")}
     found = 0
@@ -210,7 +219,7 @@ def test_the_description_matches_the_files(mixture_job: Job) -> None:
 def test_an_interrupted_mixture_goes_on_from_its_chunks(mixture_job: Job) -> None:
     run(mixture_job)
     before = (mixture_job.work / "hq-web.bin").read_bytes()
-    chunk = next(mixture_job.scratch.glob("chunk-*.npz"))
+    chunk = next(mixture_job.scratch.glob("encoded-*.npz"))
     stamp = chunk.stat().st_mtime_ns
     (mixture_job.work / "mixture.json").unlink()
     (mixture_job.work / "hq-web.bin").unlink()

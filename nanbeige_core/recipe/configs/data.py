@@ -213,7 +213,7 @@ class RetrievalDedupConfig(IdentityConfig):
 
 
 class TokenizerConfig(IdentityConfig):
-    """SentencePiece-style BPE with byte fallback (tokenizer files)."""
+    """SentencePiece-style BPE with byte fallback (tokenizer files), or byte-level BPE."""
 
     vocab_size: int = Field(166_107, ge=512, description="Ids with special tokens; padded to 166144. card")
     training_characters: int = Field(4_000_000_000, ge=1000, description="Text the merges are learned from. ours")
@@ -222,6 +222,11 @@ class TokenizerConfig(IdentityConfig):
     alphabet_share: float = Field(0.3, gt=0, lt=1, description="Ids spent on single characters. ours")
     min_frequency: int = Field(2, ge=1, description="Pairs rarer than this are not merged. ours")
     seed: int = Field(14, ge=0, description="ours")
+    kind: Literal["byte_fallback", "byte_level"] = added_field(
+        "byte_fallback",
+        description="Pieces of characters with bytes for rare ones, or pieces of bytes as GPT-2 and Qwen have, which "
+        "encode several times as fast and have no alphabet_share. card: byte_fallback",
+    )
 
 
 class MixtureConfig(IdentityConfig):

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from nanbeige_core.data.encoding import BulkEncoder
-from nanbeige_core.data.encoding_kernels import LONGEST_PIECE
+from nanbeige_core.data.encoding.bulk import BulkEncoder
+from nanbeige_core.data.encoding.byte_fallback import ByteFallbackEngine
+from nanbeige_core.data.encoding.merging import LONGEST_PIECE
 from nanbeige_core.data.tokenizer import train_tokenizer
 
 TEXTS = [Path(json.__file__).read_text(), "答案是四十二，因为床前明月光。" * 30, "The answer is \\boxed{42}.\n" * 30]
@@ -27,12 +28,12 @@ def compiled(tokenizer: Tokenizer) -> BulkEncoder:
 
 @pytest.fixture(scope="module")
 def library(tokenizer: Tokenizer) -> BulkEncoder:
-    return BulkEncoder(tokenizer, compiled=False)
+    return BulkEncoder(tokenizer, fast=False)
 
 
 def same(compiled: BulkEncoder, library: BulkEncoder, texts: list[str], controls: bool) -> bool:
     ours, theirs = compiled.encode(texts, controls=controls), library.encode(texts, controls=controls)
-    assert compiled.tables is not None, "the gate saw a difference"
+    assert compiled.engine is not None, "the gate saw a difference"
     assert ours.lengths.tolist() == theirs.lengths.tolist()
     return ours.tokens.dtype == theirs.tokens.dtype and np.array_equal(ours.tokens, theirs.tokens)
 
@@ -65,13 +66,13 @@ def test_a_piece_too_long_to_merge_is_left_to_the_library(compiled: BulkEncoder,
 
 def test_one_wrong_id_switches_back_to_the_library(tokenizer: Tokenizer, library: BulkEncoder) -> None:
     encoder = BulkEncoder(tokenizer)
-    assert encoder.tables is not None
-    encoder.tables.characters[ord("a")] = 5
+    assert isinstance(encoder.engine, ByteFallbackEngine)
+    encoder.engine.characters[ord("a")] = 5
     assert encoder.encode(TEXTS).tokens.tolist() == library.encode(TEXTS).tokens.tolist()
-    assert (encoder.mismatches, encoder.tables) == (1, None)
+    assert (encoder.mismatches, encoder.engine) == (1, None)
 
 
 def test_a_tokenizer_of_another_kind_goes_through_the_library(tokenizer: Tokenizer) -> None:
     description = json.loads(tokenizer.to_str())
     description["pre_tokenizer"]["pattern"]["Regex"] += "|x"
-    assert BulkEncoder(Tokenizer.from_str(json.dumps(description))).tables is None
+    assert BulkEncoder(Tokenizer.from_str(json.dumps(description))).engine is None
