@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nanbeige_core.megatron import device, parallel
-from nanbeige_core.megatron.checkpoint_index import check_index
+from nanbeige_core.megatron.safe_loading import refuse_code
 from nanbeige_core.recipe.configs.base import ModelConfig
 
 EMBEDDING, FINAL_NORM, OUTPUT = (
@@ -96,7 +96,7 @@ def load_full_weights(weights_dir: Path) -> dict[str, Tensor]:
     from megatron.core import dist_checkpointing
 
     parallel.ensure_process_group()
-    check_index(weights_dir)
+    refuse_code(weights_dir)
     loaded: Any = dist_checkpointing.load_plain_tensors(str(weights_dir))
     return loaded
 

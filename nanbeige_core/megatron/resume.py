@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from nanbeige_core.launch.ranks import barrier, gather_objects, rank
-from nanbeige_core.megatron.checkpoint_index import check_index
+from nanbeige_core.megatron.safe_loading import refuse_code
 from nanbeige_core.megatron.weights import (
     OPTIMIZER_FORMAT,
     ModelCard,
@@ -93,7 +93,7 @@ def load_optimizer(trainer: "Trainer", directory: Path) -> dict[str, Any]:
 def _load_state(trainer: "Trainer", directory: Path) -> None:
     from megatron.core import dist_checkpointing
 
-    check_index(directory)
+    refuse_code(directory)
     with torch.no_grad():
         loaded: Any = dist_checkpointing.load(_sharded_state(trainer, loading=True), str(directory))
         trainer.model.module.load_state_dict(loaded["model"])

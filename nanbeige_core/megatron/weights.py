@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nanbeige_core.launch.ranks import barrier, rank
 from nanbeige_core.megatron import parallel
-from nanbeige_core.megatron.checkpoint_index import check_index
 from nanbeige_core.megatron.model import iterate_shards
+from nanbeige_core.megatron.safe_loading import refuse_code
 from nanbeige_core.recipe.configs.base import ModelConfig
 from nanbeige_core.recipe.vocabulary import padded_vocab_size
 
@@ -77,7 +77,7 @@ def load_weights(model: Any, directory: Path) -> None:
             f"{directory} holds no metadata.json, so it is no complete Megatron checkpoint. "
             "Give the weights/ directory of a sealed Checkpoint artifact."
         )
-    check_index(directory)
+    refuse_code(directory)
     state = {"model": model.sharded_state_dict()}
     loaded: Any = dist_checkpointing.load(state, str(directory), strict="raise_all")
     model.load_state_dict(loaded["model"])

@@ -1,13 +1,16 @@
-"""torch's index of a distributed checkpoint, `.metadata`, is a pickle: read only if it names parts of an index alone.
+"""Refuse a distributed checkpoint that carries code, before torch unpickles it.
 
-torch unpickles it without a look, and a pickle may call whatever it names. The tensors and `common.pt` beside it are
-read with `weights_only`.
+Its index, `.metadata`, is a pickle, and so are the objects among the tensors (`_extra_state`); torch loads both without
+a look, and a pickle may call whatever it names. `common.pt` and the tensors it reads with `weights_only` by itself.
 """
 
 import io
 import pickle
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
 INDEX = ".metadata"
 _ALLOWED = {
@@ -39,8 +42,16 @@ class _Reader(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def check_index(directory: Path) -> None:
-    """Raise pickle.UnpicklingError when the index of a checkpoint would run code; one that is not there is not ours."""
+def refuse_code(directory: Path) -> None:
+    """Raise pickle.UnpicklingError when loading a checkpoint would run code; a directory without an index passes."""
     path = directory / INDEX
-    if path.exists():
-        _Reader(path.read_bytes(), path).load()
+    if not path.exists():
+        return
+    index: Metadata = _Reader(path.read_bytes(), path).load()
+    for item, place in (index.storage_data or {}).items():
+        if isinstance(index.state_dict_metadata[item.fqn], BytesStorageMetadata):
+            with (directory / place.relative_path).open("rb") as file:
+                file.seek(place.offset)
+                content = file.read(place.length)
+            with torch.serialization.safe_globals([io.BytesIO]):  # what Transformer Engine keeps its scales in
+                torch.load(io.BytesIO(content), weights_only=True)
