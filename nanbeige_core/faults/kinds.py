@@ -256,7 +256,7 @@ def _broken(laboratory: Laboratory, trial: Trial, break_it: Callable[[], object]
         try:
             break_it()
         except (StageError, ArtifactError) as error:
-            problem = _message_problem(str(error), trial.stage, words)
+            problem = message_problem(str(error), trial.stage, words)
         else:
             return reader.problem or None
     return reader.problem or problem
@@ -284,7 +284,8 @@ def same(laboratory: Laboratory, trial: Trial) -> str:
     return f"another artifact: {', '.join(differences[:5])}" if differences else MENDED
 
 
-def _message_problem(message: str, stage: str, words: str) -> str:
+def message_problem(message: str, stage: str, words: str) -> str:
+    """Return what a run's last message lacks: the stage, a remedy, or `words`; empty when it has them."""
     if stage not in message and "the store " not in message:  # lost while planning, no stage had begun
         return f"the message does not name the stage: {message[:200]}"
     if not any(remedy in message for remedy in REMEDIES):

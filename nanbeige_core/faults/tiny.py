@@ -119,8 +119,8 @@ def _second_half() -> dict[str, Any]:
             "in": {"mixture": "mixture", "data": "sft_data", "tokenizer": "tokenizer", "problems": "problems"},
             "config": {
                 "model": {**MODEL, "hidden_size": 48, "head_size": 24}, "tokens": 2048, "sequence_length": 64,
-                "global_batch_size": 4, "peak_lr": 1e-3, "floor_lr": 1e-4, "sft_epochs": 1, "sft_learning_rate": 1e-3,
-                "sft_global_batch_size": 4, "sft_sequence_length": 256, "validation_sequences": 2,
+                "global_batch_size": 4, "peak_lr": 1e-3, "floor_lr": 1e-4, "sft_epochs": 60, "sft_learning_rate": 5e-3,
+                "sft_global_batch_size": 2, "sft_sequence_length": 256, "validation_sequences": 2,
                 "heldout": {"problems": 4, "samples": 1, "sampling": SAMPLING},
             },
         },
@@ -145,11 +145,12 @@ def _second_half() -> dict[str, Any]:
                 "steps": 8, "pairs_per_step": 4, "learning_rate": 1e-3, "policy_samples": 1, "sampling": SAMPLING
             },
         },
-        "preference_pairs": {
-            "in": {**rewarded, "teacher": "teacher"},
+        "preference_pairs": {  # the teacher knows the answers by heart, and is wrong when it is drawn hot
+            "in": {"checkpoint": "teacher", "teacher": "teacher", "tokenizer": "tokenizer", "problems": "problems"},
             "config": {
-                "prompts": 32, "domains": ["general"], "teacher_samples": 2, "student_samples": 2,
-                "minimum_win": 0.5001, "teacher_sampling": SAMPLING, "student_sampling": SAMPLING, "chunk_prompts": 8,
+                "prompts": 40, "domains": ["math", "science"], "splits": ["sft"], "teacher_samples": 2,
+                "student_samples": 2, "teacher_sampling": {"temperature": 0.3, "max_new_tokens": 64},
+                "student_sampling": {"temperature": 1.3, "max_new_tokens": 64}, "chunk_prompts": 10,
                 "validation_fraction": 0.2,
             },
         },
