@@ -23,9 +23,9 @@ class JsonHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def answer_chat(self, text: str) -> None:
-        """Send `text` as the one choice of a chat completion."""
-        self.answer({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]})
+    def answer_chat(self, *texts: str) -> None:
+        """Send each text as a choice of a chat completion."""
+        self.answer({"choices": [{"message": {"content": text}, "finish_reason": "stop"} for text in texts]})
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

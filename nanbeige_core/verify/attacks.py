@@ -63,6 +63,7 @@ SYSTEM_ATTACKS: dict[str, str] = {
     "deep tree": "import os\ndef f(x):\n    for _ in range(10 ** 6):\n        os.mkdir('d'); os.chdir('d')",
     "daemon": "import os, time\ndef f(x):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n            while True: time.sleep(1)\n        os._exit(0)\n    return 0",
     "daemon that holds the pipe": "import os, time\ndef f(x):\n    if os.fork() == 0:\n        time.sleep(60)\n    os._exit(0)",
+    "closes its pipes": "import os, time\ndef f(x):\n    os.closerange(3, 64)\n    time.sleep(100)",
     "all signals ignored": "import signal\ndef f(x):\n    for s in range(1, 65):\n        try: signal.signal(s, signal.SIG_IGN)\n        except (OSError, ValueError): pass\n    while True: pass",
     "stops itself": "import os, signal\ndef f(x):\n    os.kill(os.getpid(), signal.SIGSTOP)",
     "kills everything": "import os, signal\ndef f(x):\n    os.kill(-1, signal.SIGKILL)\n    return 0",

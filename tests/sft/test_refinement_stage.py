@@ -1,9 +1,7 @@
 """The whole stage with a teacher, judge and critic behind a real endpoint, verifiers, and a tiny local student."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +21,7 @@ from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.rl.prompts import PromptRow
 from nanbeige_core.sft import refinement
 from tests.conftest import RECIPE_FILE
+from tests.serving import JsonHandler, serving
 from tests.sft.tiny_tokenizer import tiny_tokenizer
 
 KINDS = {
@@ -35,23 +34,16 @@ ANSWERS = {"What is 3+4?": "7", "What is 5+5?": "10", "What is 8+1?": "9"}
 CHAIN = "Summary: count on.\nReasoning: Begin with the first and count on by the second, which gives \\boxed{%s}"
 
 
-class Teacher(BaseHTTPRequestHandler):
+class Teacher(JsonHandler):
     """Adds rightly once it was criticised, never learns 8+1, and as a judge finds everything good."""
 
     seen: list[str] = []
 
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = self.read()
         text = request["messages"][-1]["content"]
         type(self).seen.append(text)
-        choices = [
-            {"message": {"content": self.reply(text, at)}, "finish_reason": "stop"} for at in range(request["n"])
-        ]
-        body = json.dumps({"choices": choices}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.answer_chat(*(self.reply(text, at) for at in range(request["n"])))
 
     @staticmethod
     def reply(text: str, at: int) -> str:
@@ -69,17 +61,11 @@ class Teacher(BaseHTTPRequestHandler):
             return f"\\boxed{{{right}}}"
         return f"\\boxed{{{wrong}}}"
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Teacher)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    with serving(Teacher) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,11 @@ The server here isolates nothing, so only harmless programs go there.
 """
 
 import base64
-import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -21,22 +18,20 @@ from nanbeige_core.verify.component import SandboxUnavailable
 from nanbeige_core.verify.fusion import LEVEL, FusionRunner, open_fusion
 from nanbeige_core.verify.sandbox import Program
 from nanbeige_core.verify.verdict import VerificationRequest
+from tests.serving import JsonHandler, serving
 
 
-class Handler(BaseHTTPRequestHandler):
+class Fusion(JsonHandler):
     failures = 0
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.read()
         assert (self.path, body["language"]) == ("/run_code", "python")
         answer = self.run(body)
-        if Handler.failures:
-            Handler.failures -= 1
+        if Fusion.failures:
+            Fusion.failures -= 1
             answer = {"status": "SandboxError", "message": "no room", "run_result": None}
-        text = json.dumps(answer).encode()
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(text)
+        self.answer(answer)
 
     def run(self, body: dict[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
@@ -53,16 +48,11 @@ class Handler(BaseHTTPRequestHandler):
         run = {"status": "Finished", "return_code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
         return {"status": "Success" if done.returncode == 0 else "Failed", "message": "", "run_result": run}
 
-    def log_message(self, format: str, *args: Any) -> None:
-        return
-
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serving(Fusion) as address:
+        yield address.removesuffix("/v1")
 
 
 def test_every_cause_comes_back_as_from_the_engines_here(url: str) -> None:
@@ -98,11 +88,11 @@ def test_the_code_verifier_judges_through_it_and_stamps_the_engine(url: str, tmp
 def test_a_failure_of_the_server_is_asked_again_and_then_unscored(url: str) -> None:
     runner = FusionRunner(url, workers=1, backoff_seconds=0.01)
     program = Program("def f(x):\n    return x", "f", [[1]])
-    Handler.failures = 2
+    Fusion.failures = 2
     assert runner.run([program])[0].values == [1]
-    Handler.failures = 100
+    Fusion.failures = 100
     assert runner.run([program])[0].cause == "infra"
-    Handler.failures = 0
+    Fusion.failures = 0
     runner.close()
 
 

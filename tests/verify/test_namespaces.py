@@ -48,6 +48,8 @@ def test_no_attack_passes_and_honest_programs_pass_beside_them(runner: Runner) -
     passed = [name for name, verdict in zip(attacks, verdicts[::2], strict=True) if verdict.outcome == "correct"]
     assert passed == []
     assert {verdict.outcome for verdict in verdicts[1::2]} == {"correct"}
+    # silence is the program's doing, not the machinery's: unscored would keep it out of the group
+    assert verdicts[2 * list(attacks).index("closes its pipes")].outcome == "wrong"
 
 
 def servers() -> list[psutil.Process]:

@@ -45,7 +45,8 @@ def test_the_same_program_uses_the_same_fuel(sandbox: Sandbox) -> None:
 
 def test_clock_and_randomness_are_constants(sandbox: Sandbox) -> None:
     source = (
-        "import os, random, time\ndef f():\n    return [random.random(), os.urandom(4).hex(), time.time(), hash('a')]"
+        "import os, random, time\ndef f():\n    return [random.random(), os.urandom(4).hex(), time.time(), hash('a'), "
+        "time.monotonic(), time.perf_counter()]"
     )
     first, second = sandbox.run([Program(source, "f", [[]])] * 2)
     assert first.cause == "completed"

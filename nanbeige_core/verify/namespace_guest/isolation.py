@@ -1,9 +1,11 @@
 """Give each program namespaces of its own: user, processes, mounts, IPC, host name.
 
 The fork server calls `leave_root` once. For a program it calls `fork_into_namespaces`, whose child is process 1 of the
-new process namespace, stays trusted and calls `cover_mounts`; that one's child calls `confine` and will hold the
-untrusted code. The network namespace is the fork server's own: it is empty, sockets other than AF_UNIX are refused,
-and one program runs in it at a time, so that one of its own would cost time and separate nothing.
+new process namespace: it calls `name_users`, `cover_mounts` and `confine`, and from then on holds the untrusted code.
+The kernel ends a namespace with its process 1, so nothing a program starts outlives it; and since signals without a
+handler do not reach a process 1 from inside, limits end it from outside. The network namespace is the fork server's
+own: it is empty, sockets other than AF_UNIX are refused, and one program runs in it at a time, so that one of its own
+would cost time and separate nothing.
 """
 
 import ctypes
@@ -17,7 +19,8 @@ import seccomp  # pyright: ignore
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID = 0x10000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 1, 2, 4, 16384, 1 << 18
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID = 0x00200000, 0x01000000
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_GET_TID_ADDRESS = 1, 4, 40
 INSIDE, UNPRIVILEGED = 1000, 65534
 """User id that programs see, and the host's user id that a root host gives them."""
 SCRATCH_BYTES, SCRATCH_FILES, SHARED_BYTES = 64 << 20, 4096, 32 << 20
@@ -47,14 +50,25 @@ def leave_root() -> None:
         os.setresuid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
 
 
-def fork_into_namespaces() -> int:
-    """Fork; the child is process 1 of its new namespaces, and must not run anything untrusted itself.
+def _thread_id_place() -> int:
+    """Return where libc keeps the id of this thread, 0 where the kernel does not tell."""
+    place = ctypes.c_void_p()
+    told = libc.prctl(PR_GET_TID_ADDRESS, ctypes.byref(place), 0, 0, 0) == 0
+    return place.value or 0 if told else 0
 
-    Python's and libc's own fork cannot do this, and `unshare` would take one process more for every program. A process
-    made behind libc's back has a stale thread id: harmless in one that only sets up, forks and waits.
+
+def fork_into_namespaces() -> int:
+    """Fork; the child is process 1 of its new namespaces.
+
+    Python's and libc's own fork cannot do this, and `unshare` would take one process more for every program. As libc's
+    fork does, let the kernel write the new thread id to where libc keeps it. Python's hooks after a fork are not run:
+    they would touch, and thereby copy, pages of modules that most programs never use.
     """
     flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS
-    pid = LIBC_WITH_LOCK.syscall(CLONE, flags | signal.SIGCHLD, 0, 0, 0, 0)
+    flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID if THREAD_ID_PLACE else 0
+    place = ctypes.c_void_p(THREAD_ID_PLACE)
+    tail = (place, 0) if platform.machine() == "x86_64" else (0, place)  # and the place of thread-local storage
+    pid = LIBC_WITH_LOCK.syscall(CLONE, flags | signal.SIGCHLD, 0, 0, *tail)
     if pid < 0:
         raise OSError(ctypes.get_errno(), f"clone failed: {os.strerror(ctypes.get_errno())}")
     return pid
@@ -81,6 +95,9 @@ def cover_mounts() -> None:
     for target, options, flags in sizes:
         _call("mount", b"tmpfs", target, b"tmpfs", MS_NOSUID | MS_NODEV | flags, options)
     os.chdir("/tmp")
+
+
+THREAD_ID_PLACE = _thread_id_place()
 
 
 class _Header(ctypes.Structure):

@@ -1,9 +1,9 @@
 """The fork server of the namespace sandbox: interpreter and numpy are loaded once, each program gets a fresh copy.
 
-One JSON request a line in, one JSON reply a line out, as `guest_worker` speaks it. For every program: a child in new
-namespaces, its process 1 (trusted, kills all at its end), and below it the process that holds the program. The
-program's process is asked one input at a time under a random id and answers typed plain data; this process checks
-the protocol, the parent compares. Processor time decides when a program has run too long; wall time only protects.
+One JSON request a line in, one JSON reply a line out, as `guest_worker` speaks it. For every program: a child that is
+process 1 of new namespaces, confines itself and then holds the program. It is asked one input at a time under a random
+id and answers typed plain data; this process checks the protocol, the parent compares. Processor time decides when a
+program has run too long; wall time only protects.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ STARVED_FACTOR = 60
 SLACK = 0.5
 LOOK_SECONDS = 0.25
 """How often the processor time of all processes of a program is added up; the kernel limits each one alone."""
-REPORT_SECONDS = 60.0
-"""How long process 1 may take to say how a program ended; at once, unless the machine is very busy."""
+END_SECONDS = 5.0
+"""How long a program's process may take to end when its pipes are closed; at once, unless the machine is very busy."""
 
 
 class Limits(NamedTuple):
@@ -50,6 +50,13 @@ class Limits(NamedTuple):
 
     cpu_seconds: int
     memory_bytes: int
+
+
+class End(NamedTuple):
+    """How a program's process ended: its exit status, negative for a signal, and its processor seconds."""
+
+    code: int
+    seconds: float
 
 
 class Held:
@@ -71,9 +78,11 @@ class Held:
         if self.pid == 0:
             for descriptor in (self._requests, self._replies, self._status, 0, 1):
                 os.close(descriptor)
-            run_first(Pipes(requests, replies, status), outside, limits)
+            become_program(Pipes(requests, replies, status), outside, limits)
         for descriptor in (requests, replies, status):
             os.close(descriptor)
+        self._end: End | None = None
+        self._exited = os.pidfd_open(self.pid)
         self._pending = b""
         now = time.monotonic()
         self.deadline = now + WALL_FACTOR * limits.cpu_seconds + WALL_FLOOR
@@ -95,19 +104,20 @@ class Held:
 
     def close(self) -> float:
         """End everything the program started and return its processor seconds; raise Stop for a forged reply."""
-        os.close(self._requests)  # its process ends at this, and process 1 with all others when it has
+        os.close(self._requests)  # its process ends at this, and the kernel ends all others with it
         running = 0.0
-        if not select.select([self._status], [], [], LOOK_SECONDS)[0]:
-            running = sum(map(spent, descendants(self.pid)))  # the kernel does not add up what it ends itself
-        os.kill(self.pid, signal.SIGKILL)
+        if not select.select([self._exited], [], [], LOOK_SECONDS)[0]:
+            running = sum(map(spent, self._processes()))  # the kernel does not add up what it ends itself
+        if self._end is None:
+            os.kill(self.pid, signal.SIGKILL)
         # process 1 is gone only after the kernel has ended and reaped all of its namespace, so this wait leaves nothing
-        _, _, usage = os.wait4(self.pid, 0)
+        end = self._wait()
         unsolicited = self._pending or os.read(self._replies, 1)
-        os.close(self._replies)
-        os.close(self._status)
+        for descriptor in (self._replies, self._status, self._exited):
+            os.close(descriptor)
         if unsolicited:
             raise Stop("protocol", "the program wrote a reply nobody asked for")
-        return running + usage.ru_utime + usage.ru_stime
+        return max(running, end.seconds)
 
     def _read_line(self) -> bytes:
         parts, size = [self._pending], len(self._pending)
@@ -127,25 +137,33 @@ class Held:
 
     def _look(self) -> None:
         """Stop a program whose processes together used up its time, that waits too long, or that never got its turn."""
-        if sum(map(spent, descendants(self.pid))) > self.cpu_seconds + SLACK:
+        if sum(map(spent, self._processes())) > self.cpu_seconds + SLACK:
             raise Stop("cpu_limit", f"its processes used more than {self.cpu_seconds} s of processor time")
         now = time.monotonic()
         if now < self.deadline:
             return
-        if not any(map(wants_to_run, [self.pid, *descendants(self.pid)])):
+        if not any(map(wants_to_run, self._processes())):
             raise Stop("error", "the program waits or sleeps")
         if now >= self.last_deadline:
             raise Stop("infra", "the wall limit passed while the program still wanted to run")
 
+    def _processes(self) -> list[int]:
+        return [self.pid, *descendants(self.pid)]
+
+    def _wait(self) -> End:
+        if self._end is None:
+            _, status, usage = os.wait4(self.pid, 0)
+            self._end = End(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime)
+        return self._end
+
     def _ended(self) -> Stop:
-        ready = select.select([self._status], [], [], REPORT_SECONDS)[0]
-        text = os.read(self._status, 100).decode() if ready else ""
-        if not text:
-            return Stop("infra", "the namespaces could not be set up or were killed from outside")
-        if text.startswith("setup "):
-            return Stop("infra", text)
-        code, spent = int(text.split()[0]), float(text.split()[1])
-        if code == -signal.SIGXCPU or (code == -signal.SIGKILL and spent > self.cpu_seconds - SLACK):
+        if not select.select([self._exited], [], [], END_SECONDS)[0]:
+            return Stop("error", "the program closed the pipe that it answers through")
+        failure = os.read(self._status, 100).decode()  # its end is closed before anything untrusted runs
+        if failure:
+            return Stop("infra", failure)
+        code, seconds = self._wait()
+        if code == -signal.SIGXCPU or (code == -signal.SIGKILL and seconds > self.cpu_seconds - SLACK):
             return Stop("cpu_limit", f"more than {self.cpu_seconds} s of processor time")
         if code == -signal.SIGKILL:
             return Stop("memory", "the program was killed; the memory of its group is the usual reason")
@@ -162,35 +180,20 @@ class Pipes(NamedTuple):
     status: int
 
 
-def run_first(pipes: Pipes, outside: tuple[int, int], limits: Limits) -> NoReturn:
-    """Be process 1: start the program's process, reap what it leaves, and report how it ended; all die with this."""
+def become_program(pipes: Pipes, outside: tuple[int, int], limits: Limits) -> NoReturn:
+    """Confine this process, say what failed if that fails, and answer requests until their pipe closes."""
     try:
         isolation.die_with_parent()
         isolation.name_users(*outside)
         isolation.cover_mounts()
-        program = os.fork()
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        isolation.confine(cpu_seconds=limits.cpu_seconds, memory_bytes=limits.memory_bytes)
     except BaseException as error:
         os.write(pipes.status, f"setup {type(error).__name__}: {error}"[:100].encode())
         os._exit(1)
-    if program == 0:
-        os.close(pipes.status)
-        hold(pipes, limits)
-    os.close(pipes.requests)
-    os.close(pipes.replies)
-    while True:
-        pid, code, usage = os.wait4(-1, 0)
-        if pid == program:
-            report = f"{os.waitstatus_to_exitcode(code)} {usage.ru_utime + usage.ru_stime}"
-            os.write(pipes.status, report.encode())
-            os._exit(0)
-
-
-def hold(pipes: Pipes, limits: Limits) -> NoReturn:
-    """Be the program's process: answer requests until the pipe closes."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    isolation.confine(cpu_seconds=limits.cpu_seconds, memory_bytes=limits.memory_bytes)
+    os.close(pipes.status)
     world = app.WitWorld()
     with os.fdopen(pipes.requests, "rb") as lines:
         for line in lines:
