@@ -5,6 +5,7 @@ weights: the server owns them.
 """
 
 import random
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from nanbeige_core.recipe.configs.base import SamplingConfig
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Status codes after which the same request may succeed."""
+WINDOW_FULL = re.compile(r"context[_ ]length|maximum model length|max_model_len", re.IGNORECASE)
+"""What servers say (status 400) of a conversation that leaves no room for an answer."""
 
 
 class OpenAIEngine:
@@ -77,6 +80,7 @@ class OpenAIEngine:
         """Draw `n` answers to each conversation, several requests at a time, in order.
 
         `schema` asks the server for answers that are JSON of that schema; whether it obeys is for the caller to check.
+        A conversation longer than the model's window is answered by empty replies that end by length.
         Raises RuntimeError when the endpoint still fails after all retries, with its last answer.
         """
         requests = [
@@ -161,6 +165,8 @@ class OpenAIEngine:
                 continue
             if response.status_code == 200:
                 return response.json()
+            if response.status_code == 400 and "messages" in request and WINDOW_FULL.search(response.text):
+                return {"choices": [{"message": {"content": ""}, "finish_reason": "length"}] * request["n"]}
             problem = f"status {response.status_code}: {response.text[:300]}"
             if response.status_code not in RETRIED:
                 break

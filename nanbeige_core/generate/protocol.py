@@ -65,7 +65,10 @@ class Engine(Protocol):
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: SamplingConfig, *, n: int, seed: int
     ) -> list[list[Reply]]:
-        """Draw `n` answers to each conversation, rendered by the engine's chat template."""
+        """Draw `n` answers to each conversation, rendered by the engine's chat template.
+
+        A conversation that leaves no room in the window is answered by empty replies that end by length.
+        """
         ...
 
     def update_weights(self, state: Mapping[str, Tensor], version: int) -> None:

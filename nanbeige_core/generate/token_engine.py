@@ -15,6 +15,11 @@ class TokenEngine(ABC):
 
     tokenizer: PreTrainedTokenizerFast
 
+    @property
+    @abstractmethod
+    def window(self) -> int:
+        """Return how many tokens prompt and response may have together."""
+
     @abstractmethod
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, *, n: int, seed: int
@@ -24,11 +29,18 @@ class TokenEngine(ABC):
     def chat(
         self, conversations: Sequence[Sequence[Message]], sampling: SamplingConfig, *, n: int, seed: int
     ) -> list[list[Reply]]:
-        """Draw `n` answers to each conversation with the project's chat template."""
+        """Draw `n` answers to each conversation with the project's chat template.
+
+        One that leaves no room in the window is answered by empty replies that end by length.
+        """
         prompts = [encode_prompt(self.tokenizer, turns) for turns in conversations]
+        fitting = [prompt for prompt in prompts if len(prompt) < self.window]
+        drawn = iter(self.generate(fitting, sampling, n=n, seed=seed) if fitting else [])
         return [
-            [Reply(self.text(item), item.finish_reason) for item in group]
-            for group in self.generate(prompts, sampling, n=n, seed=seed)
+            [Reply(self.text(item), item.finish_reason) for item in next(drawn)]
+            if len(prompt) < self.window
+            else [Reply("", "length")] * n
+            for prompt in prompts
         ]
 
     def text(self, completion: Completion) -> str:

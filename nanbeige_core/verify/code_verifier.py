@@ -27,7 +27,10 @@ class Tests(NamedTuple):
 
 
 def read_tests(row: VerificationRequest) -> Tests:
-    """Read `{"entry", "public", "private"}` (function) or `{"style": "stdin", ...}` (script); refuse no tests."""
+    """Read `{"entry", "public", "private"}` (function) or `{"style": "stdin", ...}` (script).
+
+    Raises ValueError for a spec without tests, with one that is no pair of input and expected value, or without fuel.
+    """
     spec = row.spec
     pairs = [*spec.get("public", []), *spec.get("private", [])]
     scripted = spec.get("style") == "stdin"
@@ -36,10 +39,24 @@ def read_tests(row: VerificationRequest) -> Tests:
             f"prompt {row.prompt_id}: spec has {len(pairs)} tests and entry {spec.get('entry')!r}, expected at "
             "least one test and the name of a function: without tests every program would pass. Rebuild the prompt set."
         )
+    bad = next((number for number, pair in enumerate(pairs) if not _is_test(pair, scripted=scripted)), None)
+    fuel = spec.get("fuel", FUEL_PER_TEST)
+    if bad is not None or not isinstance(fuel, int) or fuel <= 0:
+        found = f"fuel {fuel!r}" if bad is None else f"{pairs[bad]!r:.80} as test {bad}"
+        raise ValueError(
+            f"prompt {row.prompt_id}: spec has {found}, expected a positive number of instructions, and tests that "
+            f"are [{'text, text' if scripted else 'list of arguments, value'}]: no program could pass. Rebuild the "
+            "prompt set."
+        )
     inputs, expected = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     needs: Needs = "system" if spec.get("needs") == "system" else "stdlib"
-    fuel = int(spec.get("fuel", FUEL_PER_TEST))
     return Tests(None if scripted else spec["entry"], inputs, expected, fuel, needs)
+
+
+def _is_test(pair: Any, *, scripted: bool) -> bool:
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]
+        return False
+    return isinstance(pair[0], str) and isinstance(pair[1], str) if scripted else isinstance(pair[0], (list, tuple))
 
 
 def extract_program(response: str) -> str | None:

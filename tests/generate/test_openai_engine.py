@@ -8,6 +8,7 @@ import pytest
 from nanbeige_core.contract import Runtime
 from nanbeige_core.generate.engines import open_endpoint
 from nanbeige_core.generate.openai_engine import OpenAIEngine
+from nanbeige_core.generate.protocol import Reply
 from nanbeige_core.recipe.configs.base import SamplingConfig
 from tests.serving import JsonHandler, serving
 
@@ -28,6 +29,8 @@ class Endpoint(JsonHandler):
             self.answer({"error": "busy"}, 503)
         elif request["model"] != "tiny":
             self.answer({"error": "no such model"}, 404)
+        elif len(request["messages"][-1]["content"] if "messages" in request else ()) > 64:
+            self.answer({"error": {"message": "This model's maximum context length is 64 tokens.", "code": 400}}, 400)
         elif self.path.endswith("/chat/completions"):
             text = request["messages"][-1]["content"].upper()
             choice = {"message": {"content": text}, "finish_reason": "stop"}
@@ -49,6 +52,11 @@ def test_chat_answers_every_conversation_in_order(url: str) -> None:
     turns = [[{"role": "user", "content": text}] for text in ("one", "two", "three")]
     replies = OpenAIEngine(url, "tiny").chat(turns, SAMPLING, n=2, seed=0)
     assert [[reply.text for reply in group] for group in replies] == [["ONE"] * 2, ["TWO"] * 2, ["THREE"] * 2]
+
+
+def test_a_conversation_beyond_the_window_ends_by_length_and_the_others_go_on(url: str) -> None:
+    turns = [[{"role": "user", "content": text}] for text in ("x" * 65, "y")]
+    assert OpenAIEngine(url, "tiny").chat(turns, SAMPLING, n=1, seed=0) == [[Reply("", "length")], [Reply("Y", "stop")]]
 
 
 def test_a_busy_server_is_asked_again(url: str) -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from nanbeige_core.verify.code_verifier import CodeVerifier, extract_program, judge, read_tests
@@ -21,6 +23,21 @@ def test_a_missing_value_is_wrong() -> None:
 def test_a_spec_without_tests_is_refused() -> None:
     with pytest.raises(ValueError, match="expected at least one test"):
         read_tests(VerificationRequest("p", "", {"entry": "f", "public": [], "private": []}))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"entry": "f", "private": [[[2]]]},
+        {"entry": "f", "private": [[2, 7]]},
+        {"entry": "f", "private": ["ab"]},
+        {"style": "stdin", "private": [["2", 7]]},
+        {"entry": "f", "private": [[[2], 7]], "fuel": 0},
+    ],
+)
+def test_a_spec_that_no_program_could_pass_is_refused(spec: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="prompt p: spec has .*no program could pass"):
+        read_tests(VerificationRequest("p", "", spec))
 
 
 def test_a_program_inside_the_thinking_does_not_count() -> None:
