@@ -135,6 +135,7 @@ def differences() -> list[dict[str, str]]:
         ("SwiGLU, RoPE", "own gradient, no concatenation", "Megatron's, RoPE fused", "same formula"),
         ("norm", "torch.nn.RMSNorm", "TE fused into the next linear", "same formula, same epsilon"),
         ("optimizer kernel", "GroupStepAdam (torch fused CPU AdamW)", "TE FusedAdam", "step in the parameter group"),
+        ("gradient reduction at one rank", "skipped", "NCCL, which copies nothing in place", "same memory in and out"),
         ("jit fusion", "off", "torch.compile of small kernels", "no C++ compile in every process"),
         ("config fusions", "off", "RoPE, masked softmax, persistent norm", "device.config_flags"),
         ("torch seen by Megatron", "proxied: cuda names answer for the CPU", "the real one", "cpu_shim"),
