@@ -69,3 +69,8 @@ def find_segments(segment_ids_BS: Tensor) -> Segments:
     begins_BS[:, 1:] = segment_ids_BS[:, 1:] != segment_ids_BS[:, :-1]
     starts: list[int] = [*begins_BS.flatten().nonzero().flatten().tolist(), rows * width]
     return Segments(lengths=[end - start for start, end in zip(starts, starts[1:], strict=False)], starts=starts)
+
+
+def whole_rows(rows: int, width: int) -> Segments:
+    """Return each row of a micro-batch as one segment."""
+    return Segments(lengths=[width] * rows, starts=list(range(0, rows * width + 1, width)))

@@ -1,7 +1,7 @@
 """The parts of a decoder layer that Transformer Engine supplies on a GPU, in plain torch.
 
-Gated activation and rotary embedding have their gradient written out: autograd would concatenate and negate whole
-tensors for what are two halves of one.
+Norm, gated activation and rotary embedding have their gradient written out: autograd would go over whole tensors
+once for each factor of the norm, and concatenate and negate what are two halves of one.
 
 Legend: S position, B sequence, T packed tokens (B * S), H query heads, G key/value heads, D head width, F feed-forward.
 """
@@ -65,6 +65,10 @@ class SDPACoreAttention(torch.nn.Module):
         )
 
     def _packed(self, query_THD: Tensor, key_TGD: Tensor, value_TGD: Tensor, lengths: list[int]) -> Tensor:
+        if min(lengths) == max(lengths):
+            shape = len(lengths), lengths[0], -1, query_THD.size(-1)
+            rows = (part.view(shape).transpose(1, 2) for part in (query_THD, key_TGD, value_TGD))
+            return self._attend(*rows).transpose(1, 2).reshape(query_THD.size(0), -1)
         # split, not slicing: the backward of a slice writes a whole [T, H, D] of zeros per segment
         parts = zip(*(cast(Any, part).split(lengths) for part in (query_THD, key_TGD, value_TGD)), strict=True)
         segments = [
@@ -80,12 +84,48 @@ class SDPACoreAttention(torch.nn.Module):
 
 
 class CPURMSNorm(torch.nn.RMSNorm):
-    """torch's RMSNorm, with its weight marked for the gradient all-reduce of sequence parallelism."""
+    """RMSNorm in few passes, with its weight marked for the gradient all-reduce of sequence parallelism."""
 
     def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **ignored: Any) -> None:
         del ignored
         super().__init__(hidden_size, eps)
         cast(Any, self.weight).sequence_parallel = config.sequence_parallel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x / sqrt(mean(x^2) + eps) * weight over the last axis, computed in fp32; no collectives."""
+        return cast(Tensor, _RMSNorm.apply(x, self.weight, self.eps))
+
+
+class _RMSNorm(torch.autograd.Function):
+    """With r = 1 / sqrt(mean(x^2) + eps), N the last axis, and g the gradient of r * x * w.
+
+    dx = r * (g * w) - x * r^3 / N * sum_N(g * w * x);  dw = sum_rows(r * g * x): both sums are products of g * x, a
+    matrix, with a vector.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        x, weight, eps = args
+        flat, wide_weight = _wide(x.flatten(0, -2)), _wide(weight)
+        norm = torch.linalg.vector_norm(flat, dim=-1, keepdim=True)
+        scale = norm.square_().div_(flat.size(-1)).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (flat * scale).mul_(wide_weight).to(x.dtype).view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        flat, wide_weight, grad = _wide(x.flatten(0, -2)), _wide(weight), _wide(grad_outputs[0].flatten(0, -2))
+        product = grad * flat
+        along_x = (product @ wide_weight).unsqueeze(-1)
+        grad_weight = scale.squeeze(-1) @ product
+        grad_x = torch.mul(grad, wide_weight, out=product).mul_(scale)
+        grad_x.addcmul_(flat, along_x * scale.pow(3), value=-1 / flat.size(-1))
+        return grad_x.to(x.dtype).view(x.shape), grad_weight.to(weight.dtype), None
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 class SwiGLU(torch.nn.Module):
@@ -141,6 +181,19 @@ def rotate(
     assert not other, "the Llama form of RoPE was expected"
     half = freqs[..., : freqs.size(-1) // 2]
     return cast(Tensor, _Rotate.apply(t, (half.cos() * mscale).to(t.dtype), (half.sin() * mscale).to(t.dtype)))
+
+
+def rotate_packed(t: Tensor, cu_seqlens: Tensor, freqs: Tensor, *, cp_group: Any = None, **form: Any) -> Tensor:
+    """Apply the rotary embedding in place of Megatron's `_apply_rotary_pos_emb_thd`: each segment from position 0.
+
+    `t` is [T, H, D]; `cu_seqlens` holds where segments begin, and T; `freqs` is [longest, 1, 1, D].
+    """
+    del cp_group  # the CPU attention refuses context parallelism
+    lengths: list[int] = cu_seqlens.diff().tolist()
+    if min(lengths) == max(lengths):  # as in unpacked rows: they share one table
+        rows = t.unflatten(0, (len(lengths), lengths[0]))
+        return rotate(rows, freqs[: lengths[0]].transpose(0, 1), **form).flatten(0, 1)
+    return rotate(t.unsqueeze(1), torch.cat([freqs[:length] for length in lengths]), **form).squeeze(1)
 
 
 class _Rotate(torch.autograd.Function):

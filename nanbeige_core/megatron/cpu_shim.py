@@ -180,24 +180,50 @@ def _patch_tensor_methods() -> None:
     setattr(torch.nn.Module, "cuda", itself)  # noqa: B010 - a plain assignment would not type-check
 
 
+def among_several(collective: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a collective that does nothing where its one rank's input lies in its output already.
+
+    gloo would hand such tensors to another thread and copy them, gradients and weights at every step; NCCL does not.
+    """
+
+    @functools.wraps(collective)
+    def call(output: torch.Tensor, given: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        alone = torch.distributed.get_world_size(kwargs.get("group")) == 1 and not kwargs.get("async_op")
+        if alone and output.data_ptr() == given.data_ptr():
+            return None
+        return collective(output, given, *args, **kwargs)
+
+    return call
+
+
 def _patch_megatron() -> None:
+    import megatron.core.distributed.param_and_grad_buffer as buffers
     import megatron.core.models.common.embeddings.rope_utils as rope_utils
     import megatron.core.optimizer as optimizer
+    import megatron.core.optimizer.clip_grads as clip_grads
     import megatron.core.optimizer.distrib_optimizer as distributed
+    import megatron.core.tensor_parallel.layers as layers
     import megatron.core.tensor_parallel.random as random
 
+    from nanbeige_core.megatron import cpu_kernels
     from nanbeige_core.megatron.adam import GroupStepAdam
-    from nanbeige_core.megatron.cpu_layers import rotate
+    from nanbeige_core.megatron.cpu_layers import rotate, rotate_packed
 
     names: list[tuple[types.ModuleType, str, Any]] = [
         (random, "_get_cuda_rng_state", lambda *args, **kwargs: torch.get_rng_state()),
         (random, "_set_cuda_rng_state", lambda state, *args, **kwargs: torch.set_rng_state(state)),
         (rope_utils, "_apply_rotary_pos_emb_bshd", rotate),
+        (rope_utils, "_apply_rotary_pos_emb_thd", rotate_packed),
         (optimizer, "Adam", GroupStepAdam),
         (optimizer, "USING_PYTORCH_OPTIMIZER", False),
         (distributed, "Adam", GroupStepAdam),
         (distributed, "HAVE_APEX_OR_TE", True),
         (distributed, "USING_APEX_OPTIMIZER", True),
+        (clip_grads, "multi_tensor_scale_impl", cpu_kernels.multi_tensor_scale),
+        (layers, "fused_weight_gradient_mlp_cuda", cpu_kernels),
+        (layers, "_grad_accum_fusion_available", True),
+        (buffers, "dist_all_gather_func", among_several(buffers.dist_all_gather_func)),
+        (buffers, "dist_reduce_scatter_func", among_several(buffers.dist_reduce_scatter_func)),
     ]
     for module, name, value in names:
         setattr(module, name, value)

@@ -86,7 +86,7 @@ def config_flags() -> dict[str, Any]:
     fused = has_transformer_engine()
     return {
         "use_cpu_initialization": not on_cuda(),
-        "gradient_accumulation_fusion": False,
+        "gradient_accumulation_fusion": not on_cuda(),  # on a GPU it would need Apex: `cpu_kernels`
         "masked_softmax_fusion": fused,
         "bias_activation_fusion": False,
         "use_te_activation_func": not on_cuda(),  # "a module of the layer spec computes it": `cpu_layers.SwiGLU`
@@ -132,9 +132,12 @@ def differences() -> list[dict[str, str]]:
         ("collectives", "gloo", "NCCL", "torch.distributed backend"),
         ("layer spec", "local spec", "Transformer Engine spec", "same checkpoint keys"),
         ("attention", "torch SDPA, one call per packed segment", "TE fused, thd packing", "same mask"),
+        ("unpacked rows", "end to end, each a segment", "[positions, rows], Megatron's order", "same mask"),
         ("SwiGLU, RoPE", "own gradient, no concatenation", "Megatron's, RoPE fused", "same formula"),
-        ("norm", "torch.nn.RMSNorm", "TE fused into the next linear", "same formula, same epsilon"),
+        ("norm", "own gradient, few passes", "TE fused into the next linear", "same formula, same epsilon"),
         ("optimizer kernel", "GroupStepAdam (torch fused CPU AdamW)", "TE FusedAdam", "step in the parameter group"),
+        ("weight gradients", "added to their sum by the product", "own product, then added", "cpu_kernels"),
+        ("gradient reduction at one rank", "skipped", "NCCL, which copies nothing in place", "same memory in and out"),
         ("jit fusion", "off", "torch.compile of small kernels", "no C++ compile in every process"),
         ("config fusions", "off", "RoPE, masked softmax, persistent norm", "device.config_flags"),
         ("torch seen by Megatron", "proxied: cuda names answer for the CPU", "the real one", "cpu_shim"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nanbeige_core.contract import Runtime
 from nanbeige_core.megatron import device, parallel
-from nanbeige_core.megatron.batch import Batch, find_segments
+from nanbeige_core.megatron.batch import Batch, Segments, find_segments, whole_rows
 from nanbeige_core.megatron.chunked_head import HiddenOutput
 from nanbeige_core.recipe.configs.base import ModelConfig
 from nanbeige_core.recipe.vocabulary import padded_vocab_size
@@ -212,17 +212,23 @@ def forward_logits(model: Any, batch: Batch) -> Tensor:
     """Run this rank's part of the model on a micro-batch.
 
     Returns logits [B, S, V_tp] on the last pipeline stage and hidden states elsewhere. Packed batches go through
-    Megatron's "thd" route as one row of T tokens, on every device: a segment never sees another one.
+    Megatron's "thd" route as one row of T tokens, on every device: a segment never sees another one. On a CPU whole
+    rows go the same way, for in Megatron's order [S, B, H] the neighbours that attention reads lie B * H apart.
     """
-    if batch.segment_ids_BS is None:
+    segments = _segments(batch)
+    if segments is None:
         return model(batch.tokens_BS, _positions(batch.tokens_BS), None)
+    tokens_1T = batch.tokens_BS.reshape(1, -1)
     output = model(
-        batch.tokens_BS.reshape(1, -1),
-        _positions(batch.tokens_BS.reshape(1, -1)),
-        None,
-        packed_seq_params=_packed_params(batch.segment_ids_BS),
+        tokens_1T, _positions(tokens_1T), None, packed_seq_params=_packed_params(segments, batch.tokens_BS.device)
     )
     return output.reshape(*batch.tokens_BS.shape, -1) if holds_output_layer(model) else output
+
+
+def _segments(batch: Batch) -> Segments | None:
+    if batch.segment_ids_BS is not None:
+        return find_segments(batch.segment_ids_BS)
+    return None if device.on_cuda() else whole_rows(*batch.tokens_BS.shape)
 
 
 def holds_output_layer(model: Any) -> bool:
@@ -297,11 +303,10 @@ def _positions(tokens_BS: Tensor) -> Tensor:
     return torch.arange(tokens_BS.size(1), device=tokens_BS.device).expand_as(tokens_BS)
 
 
-def _packed_params(segment_ids_BS: Tensor) -> Any:
+def _packed_params(segments: Segments, where: torch.device) -> Any:
     from megatron.core.packed_seq_params import PackedSeqParams
 
-    segments = find_segments(segment_ids_BS)
-    starts = torch.tensor(segments.starts, dtype=torch.int32, device=segment_ids_BS.device)
+    starts = torch.tensor(segments.starts, dtype=torch.int32, device=where)
     longest = max(segments.lengths)
     params: Any = PackedSeqParams(
         qkv_format="thd", cu_seqlens_q=starts, cu_seqlens_kv=starts, max_seqlen_q=longest, max_seqlen_kv=longest

@@ -51,7 +51,7 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """A Weights & Biases run; project and mode follow wandb's own settings."""
+    """A Weights & Biases run in `directory`/wandb; project and mode follow wandb's own settings."""
 
     def __init__(self, directory: Path, name: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -68,11 +68,14 @@ class WandbWriter:
 
 
 class MlflowWriter:
-    """An MLflow run; the tracking server follows mlflow's own settings."""
+    """An MLflow run; the tracking server and the experiment follow mlflow's own settings."""
 
     def __init__(self, name: str) -> None:
         self._mlflow = _package("mlflow")
-        self._mlflow.start_run(run_name=name)
+        # a resumed stage goes on in the same run; MLflow itself would start a second one of that name
+        query = f"attributes.run_name = '{name}'"
+        found = self._mlflow.search_runs(filter_string=query, max_results=1, output_format="list")
+        self._mlflow.start_run(**({"run_id": found[0].info.run_id} if found else {"run_name": name}))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of one step."""
@@ -87,7 +90,7 @@ def open_writers(sinks: tuple[MetricSink, ...], *, directory: Path, name: str) -
     """Open the chosen writers; raises ModuleNotFoundError saying what to install."""
     makers: dict[MetricSink, Any] = {
         "tensorboard": lambda: TensorBoardWriter(directory / "tensorboard" / name),
-        "wandb": lambda: WandbWriter(directory / "wandb", name),
+        "wandb": lambda: WandbWriter(directory, name),
         "mlflow": lambda: MlflowWriter(name),
     }
     return [makers[sink]() for sink in sinks]

@@ -87,7 +87,7 @@ def test_a_layer_keeps_what_the_account_says(open_trainer: Callable[..., Trainer
     ]
     decoder, tokens = Decoder(SMALL, 128), float(ROWS * length)
     only_unfused = {  # values a token that the layers without fused kernels keep beside the account
-        "normalised input and scale of both norms": 2 * (SMALL.hidden_size + 1),
+        "scale of both norms": 2,
         "rotary tables, half a head wide, one for the rows": 2 * SMALL.head_size / ROWS,
         "query and key before rotation, which the value's storage holds": decoder.query_width + decoder.kv_width,
         "attention's log-sum-exp": SMALL.query_heads,
