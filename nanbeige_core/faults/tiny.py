@@ -93,7 +93,7 @@ def tiny_recipe(folder: Path, runtime: dict[str, Any] | None = None) -> Path:
 
 
 def _second_half() -> dict[str, Any]:
-    """Return the stages of every kind that the first half has not: open questions, which a random judge can reward."""
+    """Return the stages from long pretraining to export: open questions, which a random judge rewards, and pairs."""
     counts = {"math": 8, "science": 0, **NONE}
     open_ones = {"math": 8, "science": 0, **NONE, "general": 40}
     phases = {**PHASES, "abf": {"theta": 20000.0, "sequence_length": 256, "fraction": 0.5}}
