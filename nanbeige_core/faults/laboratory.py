@@ -81,7 +81,7 @@ class Laboratory:
         self._server.wait_ready(300)
         for name in self.stages:
             self.make(Trial(self.reference, name))
-            if name not in self._seconds:
+            if self._fingerprints[name] not in self._seconds:
                 self._measure(name)
         return self
 
@@ -91,7 +91,7 @@ class Laboratory:
 
     def seconds(self, stage: str) -> float:
         """Return how long a stage takes that is made for the second time: the first compiles kernels."""
-        return self._seconds[stage]
+        return self._seconds[self._fingerprints[stage]]
 
     def _measure(self, stage: str) -> None:
         """Make a stage once more, unbroken: its artifact must be the reference's, else no comparison says anything."""
@@ -99,7 +99,7 @@ class Laboratory:
         self.make(trial)
         if differences := self.differences(trial):
             raise AssertionError(f"two unbroken runs of {stage} differ in {', '.join(differences)}")
-        self._seconds[stage] = self.manifest(trial.store, stage).seconds
+        self._seconds[self._fingerprints[stage]] = self.manifest(trial.store, stage).seconds
         write_json(self.folder / _DURATIONS, self._seconds)
         self.clear()
 

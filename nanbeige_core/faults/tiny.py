@@ -93,7 +93,7 @@ def tiny_recipe(folder: Path, runtime: dict[str, Any] | None = None) -> Path:
 
 
 def _second_half() -> dict[str, Any]:
-    """Return the stages of every kind that the first half has not: open questions, which a random judge can reward."""
+    """Return the stages from long pretraining to export: open questions, which a random judge rewards, and pairs."""
     counts = {"math": 8, "science": 0, **NONE}
     open_ones = {"math": 8, "science": 0, **NONE, "general": 40}
     phases = {**PHASES, "abf": {"theta": 20000.0, "sequence_length": 256, "fraction": 0.5}}
@@ -115,11 +115,12 @@ def _second_half() -> dict[str, Any]:
                 "overall": open_ones, "rl": open_ones, "heldout": open_ones,
             },
         },
-        "teacher": {
+        "teacher": {  # long enough to know its samples by heart; a resume point takes longer than a step
+            "runtime": {"checkpoint_seconds": 2},
             "in": {"mixture": "mixture", "data": "sft_data", "tokenizer": "tokenizer", "problems": "problems"},
             "config": {
                 "model": {**MODEL, "hidden_size": 48, "head_size": 24}, "tokens": 2048, "sequence_length": 64,
-                "global_batch_size": 4, "peak_lr": 1e-3, "floor_lr": 1e-4, "sft_epochs": 60, "sft_learning_rate": 5e-3,
+                "global_batch_size": 4, "peak_lr": 1e-3, "floor_lr": 1e-4, "sft_epochs": 40, "sft_learning_rate": 5e-3,
                 "sft_global_batch_size": 2, "sft_sequence_length": 256, "validation_sequences": 2,
                 "heldout": {"problems": 4, "samples": 1, "sampling": SAMPLING},
             },
@@ -159,6 +160,7 @@ def _second_half() -> dict[str, Any]:
             "config": {"top_k": 8, "sequence_length": 256, "chunk_pairs": 4},
         },
         "dpd": {
+            "runtime": {"checkpoint_seconds": 1},
             "in": {**tuned, "teacher": "teacher", "pairs": "preference_pairs"},
             "config": {
                 "sequence_length": 256, "epochs": 4, "global_batch_size": 1, "learning_rate": 1e-3,

@@ -112,6 +112,14 @@ def valid_parquet() -> bytes:
     return sink.getvalue()
 
 
+def valid_arrow() -> bytes:
+    sink = io.BytesIO()
+    table = pa.table({"text": ["a", "b"]})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
 def valid_index() -> bytes:
     """Return an index, less its first bytes, of documents that fill the 64 bytes `dataset` puts beside it."""
     write_indexed_dataset(FOLDER / "valid", [np.zeros(30, np.uint16), np.ones(2, np.uint16)], 100)
@@ -134,6 +142,7 @@ PARSERS: dict[str, Parser] = {
     "jsonl": Parser(corpus("a.jsonl"), (SourceError,), (b'{"text": "a"}\n{"text": "\\ud800"}\n', b"[" * 3000)),
     "gzip": Parser(corpus("a.jsonl.gz"), (SourceError,), (gzip.compress(b'{"text": "a"}\n'),)),
     "parquet": Parser(corpus("a.parquet"), (SourceError,), (b"PAR1PAR1", valid_parquet())),
+    "arrow": Parser(corpus("a.arrow"), (SourceError,), (valid_arrow(),)),
     "html": Parser(lambda data: html_to_text(text(data)), (), (b"<p>a<pre>b</pre>&amp;<script>c</script>",)),
     "indexed dataset": Parser(dataset, (IndexedDatasetError,), (bytes(25), valid_index())),
     "manifest": Parser(

@@ -34,6 +34,14 @@ def test_random_bytes_are_answered_or_refused(name: str) -> None:
     law()
 
 
+@pytest.mark.parametrize("name", ["parquet", "arrow", "indexed dataset"])
+def test_a_valid_file_with_any_byte_damaged_is_answered_or_refused(name: str) -> None:
+    valid = PARSERS[name].seeds[-1]
+    for place in range(len(valid)):
+        for damage in (0x01, 0xFF):
+            feed(name, valid[:place] + bytes([valid[place] ^ damage]) + valid[place + 1 :])
+
+
 @pytest.mark.parametrize("name", [name for name in PARSERS if name not in ("recipe", "override")])
 @pytest.mark.parametrize("piece", [b"[", b"{", b"\\boxed{", b"a_", b"<p", b"x://", b"(", b"^{"])
 def test_long_repetitions_take_no_time(name: str, piece: bytes) -> None:

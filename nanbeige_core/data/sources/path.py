@@ -118,15 +118,14 @@ def _json_row(file: Path, number: int, line: bytes, text_field: str) -> PathRow:
 
 def _read_parquet(file: Path, text_field: str) -> Iterator[PathRow]:
     try:
-        parquet = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(file) as parquet:
+            _require_field(file, parquet.schema_arrow, text_field)
+            number = 0
+            for batch in parquet.iter_batches(_rows_at_once(parquet), columns=[text_field], use_threads=False):
+                yield from _column_rows(file, number, batch.column(0))
+                number += batch.num_rows
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # damaged pages show only when rows are read
         raise SourceError(f"{file}: not a readable Parquet file ({error}).") from error
-    with parquet:
-        _require_field(file, parquet.schema_arrow, text_field)
-        number = 0
-        for batch in parquet.iter_batches(_rows_at_once(parquet), columns=[text_field], use_threads=False):
-            yield from _column_rows(file, number, batch.column(0))
-            number += batch.num_rows
 
 
 def _rows_at_once(parquet: pq.ParquetFile) -> int:
@@ -143,9 +142,10 @@ def _read_arrow(file: Path, text_field: str) -> Iterator[PathRow]:
             _require_field(file, reader.schema, text_field)
             number = 0
             for batch in reader:
+                batch.validate(full=True)  # a stream's offsets are used as they come: wrong ones end the process
                 yield from _column_rows(file, number, batch.column(text_field))
                 number += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{file}: not a readable Arrow stream ({error}).") from error
 
 
