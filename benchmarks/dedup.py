@@ -1,6 +1,6 @@
-"""Near-duplicate removal against datatrove, datasketch, rensa and Daft, on real documents with planted twins.
+"""Near-duplicate removal against datatrove, datasketch, text-dedup, rensa and Daft, on documents with planted twins.
 
-    python benchmarks/dedup.py [--documents 120000] [--slow-documents 12000] [--runs 3] [--peers VENV/bin/python]
+    python benchmarks/dedup.py [--documents 120000] [--slow-documents 12000] [--runs 3] [--peers VENV/bin/python ...]
 
 Each side runs as a process of its own, imports included, on the same Parquet files, so what is compared is documents
 per CPU-second (user and system time of the process tree). Truth is every pair of documents with word 5-gram Jaccard of
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
-SLOW = {"datatrove": 40.0, "datasketch": 20.0}
+SLOW = {"datatrove": 40.0, "datasketch": 20.0, "text_dedup": 20.0}
 FAST = {"rensa": 4.0, "daft": 3.0}
 """Peer and how many times its documents per CPU-second are the goal."""
 
@@ -110,15 +110,34 @@ def ours(mode: str, corpus: Path, out: Path) -> None:
     columns = Columns(quality="quality")
     result = deduplicate(shards, out.with_suffix(".work"), DedupSettings(mode=mode), columns=columns)
     removed = result.removed_ids()
-    ids = (name for shard in shards for name in pq.read_table(shard, columns=["id"])["id"].to_pylist())
+    ids = (name for shard in shards for name in pq.ParquetFile(shard).read(["id"])["id"].to_pylist())
     out.write_text("\n".join(name for name in ids if name not in removed) + "\n")
     print(result)
 
 
+def find_peers(pythons: list[str]) -> dict[str, str]:
+    """Return the Python to run each peer with: the first that has it; a peer that none has is left out."""
+    found: dict[str, str] = {}
+    for peer in (*SLOW, *FAST):
+        check = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({peer!r}) is None)"
+        for python in pythons:
+            if subprocess.run([python, "-c", check], check=False).returncode == 0:
+                found.setdefault(peer, python)
+        if pythons and peer not in found:
+            console.print(f"{peer} is in none of the environments and left out.")
+    return found
+
+
 def compare(
-    corpus: Path, peers: dict[str, float], python: str, runs: int, modes: tuple[str, ...], peer_runs: int
+    corpus: Path,
+    goals: dict[str, float],
+    pythons: dict[str, str],
+    runs: int,
+    modes: tuple[str, ...],
+    peer_runs: int,
 ) -> bool:
     """Measure both sides on one corpus, print the table, and tell whether every goal is reached."""
+    peers = {peer: goal for peer, goal in goals.items() if peer in pythons}
     truth = truth_of(corpus, check=True)
     script = str(HERE / "dedup.py")
     measured = [
@@ -130,7 +149,7 @@ def compare(
     measured += [
         measure(
             peer,
-            [python, str(HERE / "dedup_peers.py"), peer, str(corpus), str(corpus / f"{peer}.out")],
+            [pythons[peer], str(HERE / "dedup_peers.py"), peer, str(corpus), str(corpus / f"{peer}.out")],
             corpus / f"{peer}.out",
             1 if peer in SLOW else peer_runs,
         )
@@ -164,7 +183,7 @@ def main() -> None:
     parser.add_argument("--slow-documents", type=int, default=12_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--peer-runs", type=int, default=1, help="Runs of each fast peer; the slow ones run once.")
-    parser.add_argument("--peers", default="", help="Python of an environment with the peers; without it only ours.")
+    parser.add_argument("--peers", nargs="*", default=[], help="Pythons that have the peers; without one only ours.")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "nanbeige-dedup-benchmark")
     parser.add_argument("--side", nargs=2, metavar=("MODE", "CORPUS"), help="One run of this project (internal).")
     options = parser.parse_args()
@@ -176,9 +195,9 @@ def main() -> None:
     for folder, count, shards in ((small, options.slow_documents, 4), (large, options.documents, 8)):
         if not (folder / f"{shards - 1:03d}.parquet").exists():
             build(folder, count, shards)
-    fast, slow = (FAST, SLOW) if options.peers else ({}, {})
-    reached = compare(large, fast, options.peers, options.runs, ("lsh", "exact"), options.peer_runs)
-    reached &= compare(small, slow, options.peers, options.runs, ("lsh",), options.peer_runs)
+    pythons = find_peers(options.peers)
+    reached = compare(large, FAST, pythons, options.runs, ("lsh", "exact"), options.peer_runs)
+    reached &= compare(small, SLOW, pythons, options.runs, ("lsh",), options.peer_runs)
     sys.exit(0 if reached else 1)
 
 

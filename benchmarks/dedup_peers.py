@@ -139,7 +139,39 @@ def datatrove(corpus: Path, work: Path) -> Iterable[str]:
         yield from pq.read_table(file, columns=["id"])["id"].to_pylist()
 
 
-PEERS = {peer.__name__: peer for peer in (datatrove, datasketch, rensa, daft)}
+def text_dedup(corpus: Path, work: Path) -> Iterable[str]:
+    from datasets import load_from_disk
+    from text_dedup.config.base import load_config_from_toml
+    from text_dedup.minhash import main
+
+    settings = work / "settings.toml"
+    settings.write_text(
+        f"""
+        [input]
+        input_type = "local_files"
+        file_type = "parquet"
+        read_arguments = {{path="parquet", data_files="{corpus}/*.parquet", split="train", cache_dir="{work}/cache"}}
+        [algorithm]
+        algorithm_name = "minhash"
+        text_column = "text"
+        num_perm = {BANDS * ROWS}
+        bands = {BANDS}
+        rows = {ROWS}
+        ngram_size = {GRAM}
+        min_length = 1
+        threshold = 0.8
+        num_proc = 2
+        [output]
+        output_dir = "{work}/kept"
+        [debug]
+        enable_profiling = false
+        """
+    )
+    main(load_config_from_toml(settings))
+    return load_from_disk(str(work / "kept"))["id"]
+
+
+PEERS = {peer.__name__: peer for peer in (datatrove, datasketch, text_dedup, rensa, daft)}
 
 if __name__ == "__main__":
     name, corpus, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from nanbeige_core.data.dedup.audit import shingle_set
 from nanbeige_core.data.dedup.candidates import DuplicateIdError
-from nanbeige_core.data.dedup.kernels import hash_units_utf8, lower_table
 from nanbeige_core.data.dedup.run import DedupError, DedupResult, apply_source_cap, deduplicate
 from nanbeige_core.data.dedup.settings import DedupSettings
 from nanbeige_core.data.dedup.shards import Columns
 from nanbeige_core.data.dedup.signatures import SignatureError
+from nanbeige_core.data.dedup.units import hash_units_utf8, lower_table
 from nanbeige_core.data.executors import ArrayRank, ExecutorError, LocalPool
 from nanbeige_core.data.hashing import unit_hashes
 from nanbeige_core.data.tables import TableError
@@ -93,8 +93,16 @@ def similarity(first: str, second: str) -> float:
     return len(a & b) / max(1, len(a | b))
 
 
+SNIPPETS = ("a", "_9", "Word", "x" * 70, " ", "\n\n", ". ", "é", "改", "🎉", "plain words, and more of them " * 5)
+
+
 @settings(deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="İΣς")))
+@given(
+    st.one_of(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="İΣς")),
+        st.lists(st.sampled_from(SNIPPETS), max_size=40).map("".join),
+    )
+)
 def test_the_kernel_on_bytes_sees_the_units_of_the_string(text: str) -> None:
     data = np.frombuffer(text.encode() + b" ", np.uint8)
     units = np.empty(len(data), np.uint64)

@@ -1,16 +1,11 @@
-"""Compiled kernels on UTF-8 buffers: units, shingles, minhash band keys. They release the GIL, so threads scale.
-
-Values agree with `nanbeige_core.data.hashing` on Python strings, except that the two lower-case sigmas are one
-letter and the dotted capital I, whose lower case is two code points, keeps its case.
-"""
-
-import functools
+"""Compiled kernels on the units of texts: shingles, minhash band keys. They release the GIL, so threads scale."""
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nanbeige_core.data.hashing import FNV_OFFSET, FNV_PRIME, is_cjk, is_word, mix
+from nanbeige_core.data.dedup.units import hash_units_utf8
+from nanbeige_core.data.hashing import FNV_PRIME, mix
 
 # Shapes: D documents of a batch, B bands, M keys of a batch.
 
@@ -18,118 +13,22 @@ MOSTLY_CJK = 0.5
 """Share of CJK units from which shingles are character runs."""
 
 EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
-_CASED = 0x1E944
-"""No code point from here on has a lower-case form."""
-_REPLACEMENT = np.uint32(0xFFFD)
-_UNIT_BYTES = np.array(
-    [ord(chr(byte).lower()) if byte < 128 and (chr(byte).isalnum() or byte == ord("_")) else 0 for byte in range(256)],
-    np.uint64,
-)
-"""The lower-case letter, digit or underscore that an ASCII byte is, else 0."""
 
 _DIVIDED_BITS = 40
 """x // size is x * (2^40 // size + 1) >> 40 for every x below 2^24 and size below 2^16; dividing takes longer."""
-
-
-@functools.cache
-def lower_table() -> NDArray[np.uint32]:
-    """Return the lower-case code point of every code point that has a single one."""
-    table = np.arange(_CASED, dtype=np.uint32)
-    for point in range(_CASED):
-        low = chr(point).lower() if not 0xD800 <= point < 0xE000 else ""
-        if len(low) == 1:
-            table[point] = ord(low)
-    table[ord("ς")] = ord("σ")
-    return table
-
-
-@njit(cache=True, nogil=True)
-def decode_point(data: NDArray[np.uint8], at: int, end: int) -> tuple[np.uint32, int]:
-    """Return the code point at a byte and the position after it; a malformed byte is a replacement character."""
-    first = np.uint32(data[at])
-    extra = 0
-    if 0xC2 <= first < 0xE0:
-        extra, point = 1, first & np.uint32(0x1F)
-    elif 0xE0 <= first < 0xF0:
-        extra, point = 2, first & np.uint32(0x0F)
-    elif 0xF0 <= first < 0xF5:
-        extra, point = 3, first & np.uint32(0x07)
-    else:
-        return _REPLACEMENT, at + 1
-    if at + extra >= end:
-        return _REPLACEMENT, at + 1
-    for offset in range(1, extra + 1):
-        byte = np.uint32(data[at + offset])
-        if byte & np.uint32(0xC0) != np.uint32(0x80):
-            return _REPLACEMENT, at + 1
-        point = (point << np.uint32(6)) | (byte & np.uint32(0x3F))
-    return point, at + 1 + extra
-
-
-@njit(cache=True, nogil=True)
-def hash_units_utf8(
-    data: NDArray[np.uint8], start: int, end: int, lower: NDArray[np.uint32], units: NDArray[np.uint64]
-) -> tuple[int, int]:
-    """Write the hash of each unit of `data[start:end]` into `units`; return how many there are and how many are CJK."""
-    count = cjk = 0
-    inside = False
-    current = FNV_OFFSET
-    at = start
-    while at < end:
-        byte = data[at]
-        if byte < 128:
-            point = _UNIT_BYTES[byte]
-            if point == 0:
-                if inside:
-                    units[count] = current
-                    count += 1
-                    inside = False
-                at += 1
-                continue
-            if not inside:
-                current = FNV_OFFSET
-                inside = True
-            # most of the time goes here: one look-up and one test a byte
-            while point != 0:
-                current = (current ^ point) * FNV_PRIME
-                at += 1
-                point = _UNIT_BYTES[data[at]] if at < end else np.uint64(0)
-            continue
-        wide, at = decode_point(data, at, end)
-        if wide < _CASED:
-            wide = lower[wide]
-        if is_cjk(wide):
-            if inside:
-                units[count] = current
-                count += 1
-                inside = False
-            units[count] = (FNV_OFFSET ^ np.uint64(wide)) * FNV_PRIME
-            count += 1
-            cjk += 1
-        elif is_word(wide):
-            if not inside:
-                current = FNV_OFFSET
-                inside = True
-            current = (current ^ np.uint64(wide)) * FNV_PRIME
-        elif inside:
-            units[count] = current
-            count += 1
-            inside = False
-    if inside:
-        units[count] = current
-        count += 1
-    return count, cjk
 
 
 @njit(cache=True, nogil=True)
 def shingles_into(units: NDArray[np.uint64], count: int, size: int, shingles: NDArray[np.uint64]) -> int:
     """Write the hash of every run of `size` units into `shingles`; return how many there are."""
     total = max(0, count - size + 1)
-    for start in range(total):
-        value = np.uint64(size)
-        for offset in range(size):
-            value = mix(value * FNV_PRIME + units[start + offset])
-        shingles[start] = value
+    found = shingles[:total]
+    found[:] = np.uint64(size)
+    # one unit of all runs after the other, so that the compiler can take several runs at once
+    for offset in range(size if total else 0):
+        units_S = units[offset : offset + total]
+        for start in range(total):
+            found[start] = mix(found[start] * FNV_PRIME + units_S[start])
     return total
 
 
@@ -166,30 +65,44 @@ def fold_document(
 
 
 @njit(cache=True, nogil=True)
-def band_keys_into(
-    shingles: NDArray[np.uint64],
+def fold_and_bin(
+    units: NDArray[np.uint64],
     count: int,
-    rows: int,
+    shingles: NDArray[np.uint64],
+    total: int,
     seed: int,
     signature: NDArray[np.uint64],
-    keys: NDArray[np.uint64],
-) -> None:
-    """Write one key per band of the one-permutation minhash signature (empty bins densified) into `keys`."""
-    bins, bands = len(signature), len(keys)
+) -> np.uint64:
+    """Write the one-permutation minhash signature (an empty bin is EMPTY); return `fold_document`'s first half.
+
+    Both in one loop: the fold waits for itself, and the bins fill that time. Leaves `shingles` permuted.
+    """
     signature[:] = EMPTY
     salt = mix(np.uint64(seed + 1))
-    size = np.uint64(bins)
-    reciprocal = np.uint64((1 << _DIVIDED_BITS) // bins + 1)
-    divide = bins >= 1 << 16
-    for index in range(count):
-        value = mix(shingles[index] ^ salt)
+    size = np.uint64(len(signature))
+    reciprocal = np.uint64((1 << _DIVIDED_BITS) // len(signature) + 1)
+    divide = len(signature) >= 1 << 16
+    fold = np.uint64(count)
+    for index in range(total):
+        shingles[index] = mix(shingles[index] ^ salt)
+    for index in range(total):
+        fold = mix(fold * np.uint64(31) + units[index])
+        value = shingles[index]
         high = value >> np.uint64(40)
         quotient = high // size if divide else (high * reciprocal) >> np.uint64(_DIVIDED_BITS)
-        slot = np.int64(high - quotient * size)
-        low = value & np.uint64(0xFFFFFFFFFF)
-        if low < signature[slot]:
-            signature[slot] = low
-    for band in range(bands):
+        slot = high - quotient * size
+        # without a branch: which value is the lowest so far cannot be guessed
+        signature[slot] = min(signature[slot], value & np.uint64(0xFFFFFFFFFF))
+    for index in range(total, count):
+        fold = mix(fold * np.uint64(31) + units[index])
+    return fold
+
+
+@njit(cache=True, nogil=True)
+def band_keys_into(signature: NDArray[np.uint64], rows: int, keys: NDArray[np.uint64]) -> None:
+    """Write one key per band of a signature (empty bins densified) into `keys`."""
+    size = np.uint64(len(signature))
+    for band in range(len(keys)):
         key = np.uint64(band)
         for row in range(rows):
             slot = band * rows + row
@@ -235,11 +148,13 @@ def sign_batch(
     for index in range(documents):
         start, end = offsets[index], offsets[index + 1]
         count, cjk = hash_units_utf8(data, start, end, lower, units)
-        folds[index] = fold_document(data, start, end, units, count)[0]
         size = characters if cjk >= MOSTLY_CJK * max(1, count) else words
         counts[index] = shingles_into(units, count, size, shingles)
         if counts[index] > 0:
-            band_keys_into(shingles, counts[index], rows, seed, signature, keys_DB[index])
+            folds[index] = fold_and_bin(units, count, shingles, counts[index], seed, signature)
+            band_keys_into(signature, rows, keys_DB[index])
+        else:
+            folds[index] = fold_document(data, start, end, units, count)[0]
     return counts
 
 

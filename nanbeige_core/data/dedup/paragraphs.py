@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from nanbeige_core.data.dedup.shards import Columns, number_column, read_batches
+from nanbeige_core.data.dedup.shards import Columns, number_column, numbers, read_batches
 from nanbeige_core.data.dedup.signatures import write_array
 from nanbeige_core.data.executors import Executor, LocalPool, Result, run_phase
 from nanbeige_core.data.tables import read_table
@@ -180,7 +180,7 @@ def find_repeats(task: RangeTask) -> Result:
 def _rank(documents: pa.Table) -> NDArray[np.int64]:
     """Return the place of each document when the best comes first: quality, length, then id."""
     keys = [("quality", "descending"), ("length", "descending"), ("id", "ascending")]
-    order = pc.sort_indices(documents, sort_keys=keys).to_numpy().astype(np.int64)
+    order = numbers(pc.sort_indices(documents, sort_keys=keys)).astype(np.int64)
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order))
     return ranks

@@ -9,6 +9,7 @@ components do not touch each other, so order, sharding and executor cannot chang
 per document and the shingle sets of one group of components, never the text.
 """
 
+import importlib
 import json
 import os
 from collections import Counter
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 
 from nanbeige_core.data.dedup.candidates import ComponentTask, LinkTask, link_partition, split_components
 from nanbeige_core.data.dedup.settings import DedupSettings
-from nanbeige_core.data.dedup.shards import Columns, choose
+from nanbeige_core.data.dedup.shards import Columns, choose, numbers
 from nanbeige_core.data.dedup.signatures import (
     ShardTask,
     count_shard,
@@ -32,9 +33,11 @@ from nanbeige_core.data.dedup.signatures import (
     write_array,
     write_text,
 )
-from nanbeige_core.data.dedup.verification import EVIDENCE_SCHEMA, CollectTask, VerifyTask, collect_shard, verify_part
+from nanbeige_core.data.dedup.verification import CollectTask, VerifyTask, collect_shard, verify_part
 from nanbeige_core.data.executors import Executor, LocalPool, Result, run_phase
 from nanbeige_core.data.tables import read_table
+
+pc: Any = importlib.import_module("pyarrow.compute")  # its functions are made at import: no types
 
 DOCUMENTS_PER_PARTITION = 1_000_000
 """Keys of so many documents are sorted at a time."""
@@ -149,7 +152,7 @@ def apply_source_cap(
     """
     near = np.array(evidence["reason"].to_pylist()) == "near_duplicate"
     sources = np.array(evidence["source"].to_pylist())
-    scores = evidence["score"].to_numpy()
+    scores = numbers(evidence["score"])
     keep = np.ones(len(evidence), bool)
     alarms: list[SourceAlarm] = []
     for source, total in sorted(totals.items()):
@@ -238,7 +241,9 @@ def _collected(work: Path, number: int) -> Path:
 
 def _read_evidence(work: Path, parts: int) -> pa.Table:
     tables = [read_table(work / "exchange" / f"removed-{part:04d}.parquet") for part in range(parts)]
-    return pa.concat_tables([EVIDENCE_SCHEMA.empty_table(), *tables]).sort_by("id")
+    table = pa.concat_tables(tables)
+    # neither an empty table nor `sort_by`: both import pandas
+    return table.take(pc.sort_indices(table, sort_keys=[("id", "ascending")]))
 
 
 def _write_evidence(path: Path, evidence: pa.Table) -> None:

@@ -68,6 +68,13 @@ def number_column(values: NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
 
 
+def numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """Return an Arrow column of numbers without nulls as a NumPy array (without pandas, like `number_column`)."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    return np.frombuffer(array.buffers()[1] or b"", dtype, len(array), array.offset * dtype.itemsize)
+
+
 def choose(values: NDArray[np.bool_]) -> pa.Array:
     """Return the positions of what is true as an Arrow index."""
     return number_column(np.flatnonzero(values))
@@ -143,4 +150,5 @@ def _zeros(count: int) -> pa.Array:
 
 
 def _blanks(count: int) -> pa.Array:
-    return string_column([""] * count)
+    buffers = [None, pa.py_buffer(np.zeros(count + 1, np.int64)), pa.py_buffer(b"")]
+    return pa.Array.from_buffers(pa.large_string(), count, buffers)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from nanbeige_core.data.dedup.kernels import (
     count_shingles,
     hash_bytes,
-    lower_table,
     prefix_keys,
     shingle_sets,
     sign_batch,
 )
 from nanbeige_core.data.dedup.settings import DedupSettings
 from nanbeige_core.data.dedup.shards import Columns, read_batches, text_buffers
+from nanbeige_core.data.dedup.units import lower_table
 from nanbeige_core.data.executors import Result
 
 KEY_ROW = np.dtype([("key", np.uint64), ("row", np.uint32)])

@@ -12,9 +12,17 @@ from numba import njit
 from numpy.typing import NDArray
 
 from nanbeige_core.data.dedup.candidates import load_part_buckets, shard_candidates
-from nanbeige_core.data.dedup.kernels import lower_table, shingle_sets
-from nanbeige_core.data.dedup.shards import choose, number_column, read_batches, string_column, text_buffers
+from nanbeige_core.data.dedup.kernels import shingle_sets
+from nanbeige_core.data.dedup.shards import (
+    choose,
+    number_column,
+    numbers,
+    read_batches,
+    string_column,
+    text_buffers,
+)
 from nanbeige_core.data.dedup.signatures import ShardTask, write_array
+from nanbeige_core.data.dedup.units import lower_table
 from nanbeige_core.data.executors import Result
 from nanbeige_core.data.tables import read_rows
 
@@ -105,7 +113,7 @@ def _write_parts(task: CollectTask, described: pa.Table, sets: NDArray[np.uint64
     order = np.argsort(parts, kind="stable")
     bounds = np.searchsorted(parts[order], np.arange(task.parts + 1))
     ordered = described.take(number_column(order)).combine_chunks()
-    sets, starts = _reorder_sets(sets, described["size"].to_numpy(), order)
+    sets, starts = _reorder_sets(sets, numbers(described["size"]), order)
     write_array(task.shard.folder / "sets.npy", sets)
     write_array(task.shard.folder / "set-starts.npy", starts[bounds])
     with (
@@ -120,8 +128,8 @@ def _write_parts(task: CollectTask, described: pa.Table, sets: NDArray[np.uint64
 def verify_part(task: VerifyTask) -> Result:
     """Write the removals of one verifier with their evidence; return its counts."""
     table, starts, sets, documents = _load_part(task)
-    frozen = table["state"].to_numpy() == KEPT
-    folds_D2 = np.stack([table["fold_0"].to_numpy(), table["fold_1"].to_numpy()], axis=1)
+    frozen = numbers(table["state"]) == KEPT
+    folds_D2 = np.stack([numbers(table["fold_0"]), numbers(table["fold_1"])], axis=1)
     pointers, buckets, capacities = _load_buckets(task, documents)
     owners, scores, exact, counts = remove_greedily(
         starts, sets, folds_D2, frozen, pointers, buckets, capacities, task.jaccard
@@ -262,19 +270,19 @@ def _load_part(task: VerifyTask) -> tuple[pa.Table, NDArray[np.int64], NDArray[n
             table = pa.Table.from_batches([pa.ipc.open_file(source).get_batch(task.part)])
         low, high = np.load(folder / "set-starts.npy")[task.part : task.part + 2]
         sets = np.load(folder / "sets.npy", mmap_mode="r")[low:high]
-        left = table["state"].to_numpy() != GONE
-        pieces.append(sets if left.all() else sets[np.repeat(left, table["size"].to_numpy())])
+        left = numbers(table["state"]) != GONE
+        pieces.append(sets if left.all() else sets[np.repeat(left, numbers(table["size"]))])
         tables.append(table if left.all() else table.take(choose(left)))
     if not tables:
         return _EMPTY_PART.empty_table(), np.zeros(1, np.int64), np.empty(0, np.uint64), np.empty(0, np.int64)
     table = pa.concat_tables(tables)
     # what an earlier run kept comes first, then quality, length and id decide
-    kept = number_column((table["state"].to_numpy() == KEPT).astype(np.int8))
+    kept = number_column((numbers(table["state"]) == KEPT).astype(np.int8))
     keys = [("kept", "descending"), ("quality", "descending"), ("length", "descending"), ("id", "ascending")]
-    order = pc.sort_indices(table.append_column("kept", kept), sort_keys=keys).to_numpy().astype(np.int64)
-    sets, starts = _reorder_sets(np.concatenate(pieces), table["size"].to_numpy(), order)
+    order = numbers(pc.sort_indices(table.append_column("kept", kept), sort_keys=keys)).astype(np.int64)
+    sets, starts = _reorder_sets(np.concatenate(pieces), numbers(table["size"]), order)
     table = table.take(number_column(order))
-    return table, starts, sets, table["document"].to_numpy()
+    return table, starts, sets, numbers(table["document"])
 
 
 @njit(cache=True, nogil=True)

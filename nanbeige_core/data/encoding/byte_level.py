@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from tokenizers import pre_tokenizers
 
 from nanbeige_core.data.encoding.engine import LEFT, Encoded, is_plain
 
@@ -43,6 +43,9 @@ class ByteLevelEngine:
         self._dtype = dtype
         ids = (*description["model"]["vocab"].values(), *(token["id"] for token in description["added_tokens"]))
         self._separator = max(ids) + 1
+        # some tokenizers lack bytes that their training text did not have; gigatoken wants all of them
+        lacking = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - description["model"]["vocab"].keys())
+        self._lacking = {symbol: self._separator + number for number, symbol in enumerate(lacking, 1)}
         self._plain = self._load(controls=False)
         self._with_controls: BPETokenizer | None = None
 
@@ -54,10 +57,13 @@ class ByteLevelEngine:
         # joined as bytes: one text of characters would take four bytes for each, the separator being so high
         ids = self._backend(controls).encode(_SEPARATOR_BYTES.join([*(text.encode() for text in texts), b""]))
         ends = np.flatnonzero(ids == self._separator)
+        if self._lacking:
+            left[np.searchsorted(ends, np.flatnonzero(ids > self._separator))] = True
         ids[ends] = self._end
         lengths = np.diff(ends, prepend=-1)
-        tokens = ids.astype(self._dtype)
-        return _leave(tokens, lengths, ends, left) if left.any() else Encoded(tokens, lengths)
+        if left.any():
+            return Encoded(ids[np.repeat(~left, lengths)].astype(self._dtype), np.where(left, LEFT, lengths))
+        return Encoded(ids.astype(self._dtype), lengths)
 
     def _backend(self, controls: bool) -> "BPETokenizer":
         if not controls:
@@ -72,7 +78,9 @@ class ByteLevelEngine:
 
         added = [token for token in self._description["added_tokens"] if controls or not token["special"]]
         separator = {"id": self._separator, "content": SEPARATOR, "special": True, "normalized": False}
-        text = json.dumps(self._description | {"added_tokens": [*added, separator]})
+        model = self._description["model"]
+        model = model | {"vocab": model["vocab"] | self._lacking}
+        text = json.dumps(self._description | {"added_tokens": [*added, separator], "model": model})
         return cast("BPETokenizer", load_hf_json(text))
 
 
@@ -89,11 +97,3 @@ def _is_byte_level(description: dict[str, Any]) -> bool:
         and bool(last.get("use_regex")) == (not splits)
         and all(s["type"] == "Split" and s["behavior"] == "Isolated" and not s["invert"] for s in splits)
     )
-
-
-def _leave(
-    tokens: NDArray[np.integer], lengths: NDArray[np.int64], ends: NDArray[np.int64], left: NDArray[np.bool_]
-) -> Encoded:
-    kept = np.ones(len(tokens), np.bool_)
-    kept[ends[left]] = False
-    return Encoded(tokens[kept], np.where(left, LEFT, lengths))

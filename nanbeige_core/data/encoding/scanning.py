@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nanbeige_core.data.dedup.kernels import decode_point
+from nanbeige_core.data.dedup.units import decode_point
 
 NUMBER, HAN, WORD, SPACE, OTHER = 1, 2, 4, 8, 16
 """Classes of a code point, as bits: \\p{N}, \\p{Han}, letters with marks and underscore, \\s, and what is none of

@@ -29,6 +29,14 @@ def imported(**changes: Any) -> Tokenizer:
     return other
 
 
+def without_bytes(*symbols: str) -> Tokenizer:
+    """A tokenizer whose training text lacked some bytes, as SmolLM2's did."""
+    description = json.loads(imported().to_str())
+    for symbol in symbols:
+        del description["model"]["vocab"][symbol]
+    return Tokenizer.from_str(json.dumps(description))
+
+
 KINDS = {
     "own": imported(),
     "gpt-2": imported(pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=False)),
@@ -36,6 +44,7 @@ KINDS = {
         pre_tokenizer=pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA_3), "isolated"), BYTES])
     ),
     "nfc": imported(normalizer=normalizers.NFC()),
+    "lacking": without_bytes("Ā", "ċ"),
 }
 
 
