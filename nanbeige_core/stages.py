@@ -77,7 +77,8 @@ def _spec(uses: str, entry: str, config: str, title: str, source: str, *, cost: 
 
 
 _TRAINED = {"checkpoint": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER, "problems": Kind.PROMPT_SET}
-_PRETRAIN = {
+_PRETRAIN: dict[str, Any] = {
+    "version": 2,
     "entry": "megatron.pretrain:run",
     "config": "pretrain:FgwsdConfig",
     "source": "report, FG-WSD",
@@ -166,12 +167,13 @@ _SPECS = (
             "mixture": Kind.TOKENIZED_MIXTURE, "data": Kind.SFT_DATASET,
             "tokenizer": Kind.TOKENIZER, "problems": Kind.PROMPT_SET,
         },
-        produces=Kind.CHECKPOINT, measures=_SOLVED,
+        produces=Kind.CHECKPOINT, measures=_SOLVED, version=2,
     ),
     *(
         _spec(
             name, "sft.train:run", "sft:SftConfig", title=title, source="report, SFT", cost="sft:sft",
             consumes={**_TRAINED, "data": Kind.SFT_DATASET}, produces=Kind.CHECKPOINT, measures=_SOLVED,
+            version=2,
         )
         for name, title in (("cold_start_sft", "Cold-start SFT"), ("overall_sft", "Overall SFT"))
     ),
@@ -194,13 +196,13 @@ _SPECS = (
             "teacher": Kind.CHECKPOINT, "teacher_tokenizer": Kind.TOKENIZER, "teacher_logits": Kind.TEACHER_LOGITS,
         },
         produces=Kind.CHECKPOINT, optional=frozenset({"teacher", "teacher_tokenizer", "teacher_logits"}),
-        one_of=frozenset({"teacher", "teacher_logits"}), measures=_SOLVED,
+        one_of=frozenset({"teacher", "teacher_logits"}), measures=_SOLVED, version=2,
     ),
     _spec(
         "teacher_logits", "distill.teacher_logits:run", "distill:TeacherLogitsConfig",
         "Cache teacher logits", "ours", cost="distill:teacher_logits",
         consumes={"teacher": Kind.CHECKPOINT, "tokenizer": Kind.TOKENIZER, "pairs": Kind.PREFERENCE_PAIRS},
-        produces=Kind.TEACHER_LOGITS,
+        produces=Kind.TEACHER_LOGITS, version=2,
     ),
     _spec(
         "pass_rates", "rl.pass_rates:run", "rl:PassRatesConfig",
@@ -226,7 +228,7 @@ _SPECS = (
             consumes={**_TRAINED, "prompts": Kind.PROMPT_SET, "reward_model": Kind.REWARD_MODEL,
                       "rollouts": Kind.ROLLOUTS},
             produces=Kind.CHECKPOINT,
-            optional=frozenset({"rollouts"} if name == "rl_preference" else {"rollouts", "reward_model"}), version=2,
+            optional=frozenset({"rollouts"} if name == "rl_preference" else {"rollouts", "reward_model"}), version=3,
             measures={"heldout_win_rate" if name == "rl_preference" else "heldout_pass_rate": True},
         )
         for name, title in (
@@ -236,6 +238,7 @@ _SPECS = (
     _spec(
         "reward_model", "rl.reward_model:run", "rl:RewardModelConfig",
         "Pairwise reward model", "report, RL", cost="rl:reward_model", consumes=_TRAINED, produces=Kind.REWARD_MODEL,
+        version=2,
     ),
     _spec(
         "evaluate", "evals.evaluate:run", "evaluate:EvaluateConfig",
