@@ -10,12 +10,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nanbeige_core.data.hashing import FNV_OFFSET, FNV_PRIME, is_cjk, is_word, mix
+from nanbeige_core.data.hashing import FNV_OFFSET, FNV_PRIME, is_unsegmented, is_word, mix
 
 # Shapes: D documents of a batch, B bands, M keys of a batch.
 
 MOSTLY_CJK = 0.5
-"""Share of CJK units from which shingles are character runs."""
+"""Share of units that are single characters (of Han, Thai and the like) from which shingles are character runs."""
 
 EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _CASED = 0x1E944
@@ -98,7 +98,7 @@ def hash_units_utf8(
         wide, at = decode_point(data, at, end)
         if wide < _CASED:
             wide = lower[wide]
-        if is_cjk(wide):
+        if is_unsegmented(wide):
             if inside:
                 units[count] = current
                 count += 1
