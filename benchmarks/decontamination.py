@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanbeige_core.data.decontamination import TargetIndex
+from nanbeige_core.data.evaluation_items import read_targets
 from nanbeige_core.data.hashing import unit_hashes
-from nanbeige_core.data.retrieval_dedup import read_targets
 from nanbeige_core.data.tables import read_rows
 
 

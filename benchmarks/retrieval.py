@@ -20,14 +20,15 @@ import pyarrow as pa
 from dedup_corpus import real_documents
 
 from nanbeige_core.data.hybrid_index import HybridIndex
-from nanbeige_core.data.retrieval import QUERY_TERMS, bm25_weights, count_terms, inverse_frequency, latent_embedder
+from nanbeige_core.data.latent import latent_embedder
+from nanbeige_core.data.terms import QUERY_TERMS, bm25_weights, count_terms, inverse_frequency
 
 DEPTH, K, COUNT = 100, 60.0, 10
 
 
 def brute_force(weights, rarity, vectors, query: str, vector) -> list[int]:
     """Score everything, sort everything, fuse."""
-    terms = np.unique(count_terms([query], dense=False).indices)
+    terms = np.unique(count_terms([query], dense=False, spelled=True).indices)
     terms = terms[np.argsort(-rarity[terms], kind="stable")[:QUERY_TERMS]]
     asked = np.zeros(weights.shape[1])
     asked[terms] = 1.0
@@ -64,7 +65,7 @@ def main() -> None:
         start = time.process_time()
         found.append([hit.row for hit in index.search(query, COUNT, depth=DEPTH, k=K)])
         ours.append(1000 * (time.process_time() - start))
-    counts = count_terms(texts, dense=False)
+    counts = count_terms(texts, dense=False, spelled=True)
     weights, rarity, vectors = bm25_weights(counts), inverse_frequency(counts), embed(texts).astype(np.float64)
     theirs: list[float] = []
     recalls: list[float] = []

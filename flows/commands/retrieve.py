@@ -37,7 +37,7 @@ def retrieve(
     """Find documents by BM25 and vectors in one query, fused by reciprocal rank."""
     from nanbeige_core.data.embedding import TextEmbedding
     from nanbeige_core.data.hybrid_index import Filters, HybridIndex
-    from nanbeige_core.data.retrieval import latent_embedder
+    from nanbeige_core.data.latent import latent_embedder
     from nanbeige_core.data.tables import read_table
 
     opened = open_store(store)

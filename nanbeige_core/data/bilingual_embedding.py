@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from nanbeige_core.contract import Gain, Job, Outcome, Section
 from nanbeige_core.data.embedding import TextEmbedding, fit_embedding, measure_retrieval, without_latin
-from nanbeige_core.data.retrieval import bm25_between, count_terms, dense_vectors
+from nanbeige_core.data.latent import dense_vectors
 from nanbeige_core.data.sources.aligned import AlignedPage, read_aligned
 from nanbeige_core.data.tables import read_rows
+from nanbeige_core.data.terms import bm25_between, count_terms
 from nanbeige_core.recipe.configs.data import BilingualEmbeddingConfig
 
 CONDITION = "second language alone"

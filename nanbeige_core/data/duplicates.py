@@ -23,6 +23,7 @@ from nanbeige_core.data.dedup.run import DedupResult, deduplicate
 from nanbeige_core.data.dedup.semantic import find_semantic_duplicates
 from nanbeige_core.data.dedup.settings import DedupSettings
 from nanbeige_core.data.dedup.shards import Columns
+from nanbeige_core.data.executors import LocalPool
 from nanbeige_core.data.pool import Pool, Row
 from nanbeige_core.data.tables import read_rows
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
@@ -68,9 +69,11 @@ def dedup_settings(config: RetrievalDedupConfig) -> DedupSettings:
     )
 
 
-def drop_duplicates(pool: Pool, config: RetrievalDedupConfig, work: Path) -> tuple[Pool, list[Dropped], DedupResult]:
+def drop_duplicates(
+    pool: Pool, config: RetrievalDedupConfig, work: Path, workers: int = 1
+) -> tuple[Pool, list[Dropped], DedupResult]:
     """Remove exact copies and verified near-duplicates of a whole pool; the best by (score, length, id) stays."""
-    found = deduplicate(pool.files, work, dedup_settings(config), columns=COLUMNS)
+    found = deduplicate(pool.files, work, dedup_settings(config), columns=COLUMNS, executor=LocalPool(workers))
     dropped = [
         Dropped(row["id"], row["reason"], row["kept_id"], row["score"])
         for row in read_rows(found.evidence, ("id", "reason", "kept_id", "score"))

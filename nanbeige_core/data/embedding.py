@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nanbeige_core.data.hashing import code_points, hash_units
-from nanbeige_core.data.retrieval import hash_words, inverse_frequency
+from nanbeige_core.data.terms import count_words, inverse_frequency
 
 # Shapes: D documents, F features, V vector size, P pairs.
 
@@ -34,7 +33,7 @@ class TextEmbedding:
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return unit vectors [D, V]; a text without a known term gets zeros."""
-        terms_DF = weigh_terms(hash_terms(texts, len(self.weights_F), self.characters), self.weights_F)
+        terms_DF = weigh_terms(count_words(texts, len(self.weights_F), self.characters), self.weights_F)
         vectors_DV = np.asarray(terms_DF @ self.projection_FV, dtype=np.float32)
         return vectors_DV / np.maximum(np.linalg.norm(vectors_DV, axis=1, keepdims=True), 1e-9)
 
@@ -63,7 +62,7 @@ def fit_embedding(
     from sklearn.utils.extmath import randomized_svd
 
     counts = [
-        hash_terms(texts, buckets, characters)
+        count_words(texts, buckets, characters)
         for texts in ([pair[0] for pair in pairs], [pair[1] for pair in pairs], documents)
     ]
     weights_F = inverse_frequency(sparse.csr_matrix(sparse.vstack(counts)))
@@ -73,21 +72,6 @@ def fit_embedding(
     size = min(size, *(side - 1 for side in cast(tuple[int, int], matrix.shape)))
     _, _, right_VF = randomized_svd(matrix, size, n_iter=3, random_state=seed)  # pyright: ignore[reportArgumentType]
     return TextEmbedding(weights_F, np.ascontiguousarray(right_VF.T, dtype=np.float32), characters)
-
-
-def hash_terms(texts: Sequence[str], buckets: int, characters: int) -> sparse.csr_matrix:
-    """Return counts [D, F] of words, Chinese characters, and pairs of neighbours of either."""
-    parts: list[NDArray[np.int32]] = []
-    pointers = [0]
-    for text in texts:
-        parts.append(hash_words(hash_units(code_points(text[:characters].lower()))[0], buckets))
-        pointers.append(pointers[-1] + len(parts[-1]))
-    indices = np.concatenate(parts) if parts else np.empty(0, np.int32)
-    counts = sparse.csr_matrix(
-        (np.ones(len(indices), np.float32), indices, np.array(pointers)), shape=(len(texts), buckets)
-    )
-    counts.sum_duplicates()
-    return counts
 
 
 def weigh_terms(counts: sparse.csr_matrix, weights_F: NDArray[np.float32]) -> sparse.csr_matrix:

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor as PoolExecutor
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
+
+from nanbeige_core.data.cores import usable_cores
 
 Result = dict[str, Any]
 
@@ -39,7 +41,7 @@ class Executor(Protocol):
 class LocalPool:
     """Threads of this process; the kernels release the GIL, so nothing is copied between processes."""
 
-    workers: int = os.cpu_count() or 1
+    workers: int = field(default_factory=usable_cores)
 
     def run(self, function: Callable[[Any], Result], tasks: Sequence[Any], results: Sequence[Path]) -> None:
         """Run the unfinished tasks on `workers` threads; the first error stops what has not begun."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nanbeige_core.data.retrieval import QUERY_TERMS, bm25_weights, count_terms, inverse_frequency
+from nanbeige_core.data.terms import QUERY_TERMS, bm25_weights, count_terms, inverse_frequency
 
 # Shapes: D documents, F features, V vector size.
 
@@ -43,7 +43,7 @@ class HybridIndex:
     def __init__(self, documents: pa.Table, embed: Embed, score: str = "tag_score") -> None:
         """Index a table with text, source, category, language and the column `score`."""
         texts: list[str] = documents["text"].to_pylist()
-        counts = count_terms(texts, dense=False)
+        counts = count_terms(texts, dense=False, spelled=True)
         self._postings_DF = sparse.csc_matrix(bm25_weights(counts))
         self._rarity_F = inverse_frequency(counts)
         self._embed = embed
@@ -72,7 +72,7 @@ class HybridIndex:
 
     def text_scores(self, query: str) -> NDArray[np.float32]:
         """Return the BM25 score [D] of every document for the query's rarest terms."""
-        terms = np.unique(count_terms([query], dense=False).indices)
+        terms = np.unique(count_terms([query], dense=False, spelled=True).indices)
         terms = terms[np.argsort(-self._rarity_F[terms], kind="stable")[:QUERY_TERMS]]
         scores_D = np.zeros(len(self), np.float32)
         for term in terms:

@@ -1,17 +1,30 @@
 """Documents on disk that a stage goes through several times and never holds."""
 
-from collections.abc import Iterable, Iterator
+import bisect
+import functools
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from nanbeige_core.data.tables import read_rows, table_files, write_shards
+from nanbeige_core.data.cores import map_in_order
+from nanbeige_core.data.tables import read_rows, read_table, table_files, write_shards
+
+pc: Any = importlib.import_module("pyarrow.compute")  # its functions are made at import: no types
 
 ROWS_PER_FILE = 4000
 
 Row = dict[str, Any]
+
+
+class Part(NamedTuple):
+    """Some neighbouring documents: how many, and what reads their texts."""
+
+    documents: int
+    read: Callable[[], list[str]]
 
 
 @dataclass(frozen=True)
@@ -35,10 +48,32 @@ class Pool:
                 if row["id"] not in self.removed:
                     yield row
 
-    def texts(self) -> Iterator[str]:
-        """Yield the texts in order."""
-        return (row["text"] for row in self.rows("text"))
+    def tables(self, columns: Sequence[str], workers: int = 1) -> Iterator[pa.Table]:
+        """Yield some columns as one table for each file, in order; `workers` threads read."""
+        return map_in_order(lambda file: self._read(file, columns), self.files, workers)
+
+    def parts(self, workers: int = 1) -> list[Part]:
+        """Return the pool file by file, for what goes through its texts on several threads."""
+        sizes = [table.num_rows for table in self.tables(("id",), workers)]
+        readers = [functools.partial(self._texts, file) for file in self.files]
+        return [Part(size, read) for size, read in zip(sizes, readers, strict=True)]
 
     def without(self, ids: Iterable[str]) -> "Pool":
         """Return the pool less some more ids."""
         return replace(self, removed=self.removed | set(ids))
+
+    @functools.cached_property
+    def _sorted_removed(self) -> list[str]:
+        return sorted(self.removed)
+
+    def _texts(self, file: Path) -> list[str]:
+        return self._read(file, ("text",))["text"].to_pylist()
+
+    def _read(self, file: Path, columns: Sequence[str]) -> pa.Table:
+        table = read_table(file, [*columns, "id"] if "id" not in columns else columns)
+        if self.removed and table.num_rows:
+            ids, removed = table["id"], self._sorted_removed
+            low, high = (pc.min_max(ids)[name].as_py() for name in ("min", "max"))
+            mine = removed[bisect.bisect_left(removed, low) : bisect.bisect_right(removed, high)]
+            table = table.filter(pc.invert(pc.is_in(ids, pa.array(mine, ids.type))))
+        return table.select(list(columns))

@@ -57,7 +57,7 @@ def featurise(
     for text in texts:
         prefix = text[:characters]
         points = code_points(prefix.lower())
-        units, _ = hash_units(points)
+        units, _ = hash_units(points, False)
         ending = code_points(text[-24:])
         index_parts.append(_hash_features(points, units, ending, buckets))
         pointers.append(pointers[-1] + len(index_parts[-1]))

@@ -66,6 +66,20 @@ def write_shards(folder: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]
     return total
 
 
+def write_table_shards(folder: Path, schema: pa.Schema, tables: Iterable[pa.Table], *, rows_per_file: int) -> int:
+    """Write tables end to end as the files that `write_shards` makes of their rows, and return the number of rows."""
+    number = total = 0
+    held = schema.empty_table()
+    for table in tables:
+        held = pa.concat_tables([held, table.select(schema.names).cast(schema)])
+        while held.num_rows >= rows_per_file:
+            write_table(folder / f"{number:05d}.parquet", held.slice(0, rows_per_file).combine_chunks())
+            number, total, held = number + 1, total + rows_per_file, held.slice(rows_per_file)
+    if held.num_rows or number == 0:
+        write_table(folder / f"{number:05d}.parquet", held.combine_chunks())
+    return total + held.num_rows
+
+
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Parquet file, or of every `*.parquet` of a directory in name order.
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nanbeige_core.data.dedup.audit import shingle_set
+from nanbeige_core.data.dedup.audit import shingle_sets
 from nanbeige_core.data.dedup.candidates import DuplicateIdError
 from nanbeige_core.data.dedup.run import DedupError, DedupResult, apply_source_cap, deduplicate
 from nanbeige_core.data.dedup.settings import DedupSettings
@@ -89,7 +89,7 @@ def evidence(result: DedupResult) -> list[dict[str, object]]:
 
 
 def similarity(first: str, second: str) -> float:
-    a, b = (set(shingle_set(text, DedupSettings()).tolist()) for text in (first, second))
+    a, b = (set(shingle_sets([text], DedupSettings()).values.tolist()) for text in (first, second))
     return len(a & b) / max(1, len(a | b))
 
 

@@ -11,8 +11,9 @@ from nanbeige_core.data import bilingual_embedding
 from nanbeige_core.data.bilingual_embedding import EmbeddingError
 from nanbeige_core.data.embedding import TextEmbedding, fit_embedding, measure_retrieval, without_latin
 from nanbeige_core.data.hybrid_index import Filters, HybridIndex
-from nanbeige_core.data.retrieval import bm25_between, latent_embedder
+from nanbeige_core.data.latent import latent_embedder
 from nanbeige_core.data.tables import write_rows
+from nanbeige_core.data.terms import bm25_between
 from nanbeige_core.recipe.configs.data import BilingualEmbeddingConfig
 from tests.data.conftest import MakeJob
 

@@ -1,6 +1,5 @@
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +7,16 @@ import numpy as np
 import pytest
 
 from nanbeige_core.artifacts.kinds import Kind
-from nanbeige_core.data import retrieval
-from nanbeige_core.data.decontamination import TargetIndex, human_eval_prompts
+from nanbeige_core.data import latent, retrieval_dedup
+from nanbeige_core.data.decontamination import TargetIndex
 from nanbeige_core.data.duplicates import drop_duplicates
-from nanbeige_core.data.pool import Pool
+from nanbeige_core.data.evaluation_items import human_eval_prompts
+from nanbeige_core.data.latent import find_latent_vectors
+from nanbeige_core.data.pool import Part, Pool
 from nanbeige_core.data.quality_tagging import TAGGED_SCHEMA
-from nanbeige_core.data.retrieval import find_latent_vectors, fuse_ranks, latent_vectors, retrieve_from_seeds
-from nanbeige_core.data.retrieval_dedup import EmptyPoolError, RecallError, choose_high_tier, normalise_ranks, run
+from nanbeige_core.data.retrieval import Ranking, fuse, retrieve_from_seeds
+from nanbeige_core.data.retrieval_dedup import EmptyPoolError, curate
+from nanbeige_core.data.seed_scores import RecallError, choose_high_tier, normalise_ranks
 from nanbeige_core.data.sources.path import SourceError
 from nanbeige_core.data.tables import read_rows, write_rows
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
@@ -75,30 +77,27 @@ def test_human_eval_is_a_decontamination_target() -> None:
     assert TargetIndex(prompts, 13).find(prompts[0][1]) is not None
 
 
-def recall(texts: list[str], seeds: np.ndarray) -> np.ndarray:
-    def read() -> Iterator[str]:
-        return iter(texts)
-
-    vectors = find_latent_vectors(read, len(texts), 8, 0)
-    return retrieve_from_seeds(read, seeds, depth=10, k=60, vectors=vectors)
+def parts_of(texts: list[str], size: int = 1000) -> list[Part]:
+    cut = [texts[start : start + size] for start in range(0, len(texts), size)]
+    return [Part(len(part), lambda part=part: part) for part in cut]
 
 
-def test_a_pool_that_is_scanned_in_parts_recalls_what_it_recalls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def recall(texts: list[str], seeds: np.ndarray, size: int = 1000, workers: int = 1) -> np.ndarray:
+    parts = parts_of(texts, size)
+    vectors = find_latent_vectors(parts, 8, 0, workers)
+    return retrieve_from_seeds(parts, seeds, depth=10, k=60, vectors=vectors, workers=workers)
+
+
+def test_what_seeds_recall_depends_on_neither_parts_nor_threads() -> None:
     texts, seeds = [prose(number, 40) for number in range(90)], np.array([3, 40, 77])
-    vectors_DV = latent_vectors(texts, 8, 0)
-    found: list[np.ndarray] = []
-    for span in (1000, 32):
-        monkeypatch.setattr(retrieval, "SCAN_DOCUMENTS", span)
-        stored = retrieve_from_seeds(
-            lambda: iter(texts), seeds, depth=10, k=60, vectors=lambda numbers, _: vectors_DV[numbers]
-        )
-        found.append(stored)
-    assert found[0].any()
-    assert found[0] == pytest.approx(found[1])
+    once = recall(texts, seeds)
+    assert once.any()
+    for size, workers in ((32, 1), (32, 2), (7, 3)):
+        assert recall(texts, seeds, size, workers).tobytes() == once.tobytes()
 
 
 def test_the_latent_space_of_a_sample_still_finds_the_topic_of_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrieval, "SCAN_DOCUMENTS", 15)
+    monkeypatch.setattr(latent, "LATENT_DOCUMENTS", 15)
     plants = [f"the green plant grows leaf root soil {WORDS[n]}" for n in range(20)]
     stars = [f"a bright star orbits galaxy telescope night {WORDS[n + 50]}" for n in range(20)]
     score = recall(plants + stars, np.array([0, 1]))
@@ -115,8 +114,21 @@ def test_seeds_recall_their_own_topic() -> None:
 
 
 def test_rank_fusion_of_a_hand_case() -> None:
-    scores = np.array([[9.0, 3.0, 1.0]], np.float32)
-    assert fuse_ranks([scores, scores], np.array([0]), 2, 60.0) == pytest.approx([0, 2 / 61, 2 / 62])
+    ranking = Ranking.empty(1, 2)
+    ranking.add(np.array([[9.0, 3.0, 1.0]], np.float32), np.arange(3), np.array([0]))
+    assert fuse([ranking, ranking], 3, 60.0) == pytest.approx([0, 2 / 61, 2 / 62])
+
+
+def test_a_ranking_keeps_the_best_and_of_equal_ones_the_first() -> None:
+    scores = np.random.default_rng(0).integers(0, 6, (3, 80)).astype(np.float32)
+    queries = np.array([0, 1, 79])
+    ranking = Ranking.empty(3, 9)
+    for start in range(0, 80, 13):
+        ranking.add(scores[:, start : start + 13], np.arange(80)[start : start + 13], queries)
+    for query, own in enumerate(queries):
+        rest = scores[query].copy()
+        rest[own] = 0
+        assert ranking.documents[query].tolist() == np.argsort(-rest, kind="stable")[:9].tolist()
 
 
 def test_normalised_ranks_lie_between_zero_and_one() -> None:
@@ -137,30 +149,43 @@ def stage_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def curate(make_job: MakeJob, problems: Path, name: str, rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+def curated(
+    make_job: MakeJob, problems: Path, name: str, rows: list[dict[str, Any]], *, workers: int = 1, **changes: Any
+) -> dict[str, Any]:
     folder = problems.parent / f"{name}-tagged"
     write_rows(folder / "documents" / "0.parquet", TAGGED_SCHEMA, rows)
     inputs = {"tagged": (Kind.TAGGED_CORPUS, folder), "problems": (Kind.PROMPT_SET, problems)}
     job = make_job(name, RetrievalDedupConfig(vector_size=8, **changes), **inputs)
-    outcome = run(job)
+    outcome = curate(job, workers)
     return {
         "kept": list(read_rows(job.work / "documents")),
         "dropped": list(read_rows(job.work / "dropped.parquet")),
         "outcome": outcome,
+        "bytes": [file.read_bytes() for file in sorted(job.work.rglob("*.parquet")) if job.scratch not in file.parents],
     }
 
 
 def test_the_result_does_not_depend_on_row_order(make_job: MakeJob, problems: Path) -> None:
     rows = stage_rows()
-    first = curate(make_job, problems, "ordered", rows)
+    first = curated(make_job, problems, "ordered", rows)
     random.Random(4).shuffle(rows)
-    second = curate(make_job, problems, "shuffled", rows)
+    second = curated(make_job, problems, "shuffled", rows)
     assert first["kept"] == second["kept"]
     assert first["dropped"] == second["dropped"]
 
 
+def test_the_files_do_not_depend_on_the_cores(
+    make_job: MakeJob, problems: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieval_dedup, "ROWS_PER_FILE", 16)
+    first, second = (curated(make_job, problems, f"on-{workers}", stage_rows(), workers=workers) for workers in (1, 3))
+    assert len(first["bytes"]) > 3
+    assert first["bytes"] == second["bytes"]
+    assert first["outcome"] == second["outcome"]
+
+
 def test_every_document_is_kept_or_dropped_with_a_reason(make_job: MakeJob, problems: Path) -> None:
-    result = curate(make_job, problems, "all", stage_rows())
+    result = curated(make_job, problems, "all", stage_rows())
     ids = [row["id"] for row in result["kept"] + result["dropped"]]
     reasons = {row["id"]: row["reason"] for row in result["dropped"]}
     assert sorted(ids) == sorted(row["id"] for row in stage_rows())
@@ -175,19 +200,19 @@ def test_items_of_a_table_of_ones_own_are_kept_out_and_each_must_be_readable(mak
     table.write_text(json.dumps({"question": prose(55, 20)}) + "\n")
     rows = [document("quotes", prose(1) + " " + prose(55, 20)), document("other", prose(2)), document("more", prose(3))]
     tables = ({"path": str(table), "text_field": "question"},)
-    dropped = curate(make_job, problems, "exam", rows, evaluation_tables=tables)["dropped"]
+    dropped = curated(make_job, problems, "exam", rows, evaluation_tables=tables)["dropped"]
     assert [(row["id"], row["reason"], row["kept_id"]) for row in dropped] == [
         ("quotes", "contaminated", "exam.jsonl:1")
     ]
     table.write_text(table.read_text() + '{"question": 7}\n')
     with pytest.raises(SourceError, match=r"exam\.jsonl:2 cannot be read \(not_text\)"):
-        curate(make_job, problems, "broken", rows, evaluation_tables=tables)
+        curated(make_job, problems, "broken", rows, evaluation_tables=tables)
 
 
 def test_a_pool_of_which_nothing_is_left_is_an_error_with_the_reasons(make_job: MakeJob, problems: Path) -> None:
     rows = [document(str(number), prose(number), gate="readability<1") for number in range(3)]
     with pytest.raises(EmptyPoolError, match="'gate_readability': 3"):
-        curate(make_job, problems, "gated", rows)
+        curated(make_job, problems, "gated", rows)
 
 
 def test_seeds_that_may_recall_nothing_are_an_error_that_lists_what_there_is(make_job: MakeJob, problems: Path) -> None:
@@ -195,8 +220,8 @@ def test_seeds_that_may_recall_nothing_are_an_error_that_lists_what_there_is(mak
         document(f"d{number}", prose(number), 9.0 - number, source=("good", "bad")[number % 2]) for number in range(6)
     ]
     with pytest.raises(RecallError, match=r"trusted_sources is \['gone'\].*\['bad', 'good'\]"):
-        curate(make_job, problems, "gone", rows, trusted_sources=("gone",))
-    kept = curate(make_job, problems, "bad", rows, trusted_sources=("bad",), trusted_score=5.0, seeds_per_category=1)
+        curated(make_job, problems, "gone", rows, trusted_sources=("gone",))
+    kept = curated(make_job, problems, "bad", rows, trusted_sources=("bad",), trusted_score=5.0, seeds_per_category=1)
     similar = {row["id"] for row in kept["kept"] if row["similarity"] > 0}
     assert similar == {"d1", "d3"}
 
@@ -208,9 +233,9 @@ def test_optional_removals_leave_evidence_and_a_kept_document_for_each(make_job:
     lines = [" ".join(story.split()[start : start + 4]) for start in range(0, 200, 4)]
     rows += [document("said", " ".join(lines), 8.0), document("said-again", " ".join(reversed(lines)), 1.0)]
     changes = {"paragraph_characters": 100, "semantic_cosine": 0.9, "semantic_vector_size": 64}
-    first = curate(make_job, problems, "first", rows, **changes)
+    first = curated(make_job, problems, "first", rows, **changes)
     random.Random(4).shuffle(rows)
-    second = curate(make_job, problems, "second", rows, **changes)
+    second = curated(make_job, problems, "second", rows, **changes)
     assert (first["kept"], first["dropped"]) == (second["kept"], second["dropped"])
     kept = {row["id"] for row in first["kept"]}
     meaning = {row["id"]: row for row in first["dropped"] if row["reason"] == "semantic_duplicate"}

@@ -10,7 +10,7 @@ from nanbeige_core.data.hashing import FNV_PRIME, mix
 # Shapes: D documents of a batch, B bands, M keys of a batch.
 
 MOSTLY_CJK = 0.5
-"""Share of CJK units from which shingles are character runs."""
+"""Share of units that are single characters (of Han, Thai and the like) from which shingles are character runs."""
 
 EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 

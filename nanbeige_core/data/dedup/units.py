@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nanbeige_core.data.hashing import FNV_OFFSET, FNV_PRIME, is_cjk, is_word
+from nanbeige_core.data.hashing import FNV_OFFSET, FNV_PRIME, is_unsegmented, is_word
 
 _CASED = 0x1E944
 """No code point from here on has a lower-case form."""
@@ -68,7 +68,7 @@ def decode_point(data: NDArray[np.uint8], at: int, end: int) -> tuple[np.uint32,
 def hash_units_utf8(
     data: NDArray[np.uint8], start: int, end: int, lower: NDArray[np.uint32], units: NDArray[np.uint64]
 ) -> tuple[int, int]:
-    """Write the hash of each unit of `data[start:end]` into `units`; return how many there are and how many are CJK."""
+    """Write the hash of each unit of `data[start:end]` into `units`; return how many there are, and how many are single characters."""
     count = cjk = 0
     inside = False
     current = FNV_OFFSET
@@ -91,7 +91,7 @@ def hash_units_utf8(
                 wide, at = decode_point(data, at, end)
                 if wide < _CASED:
                     wide = lower[wide]
-                if is_cjk(wide):
+                if is_unsegmented(wide):
                     if inside:
                         units[count] = current
                         count += 1

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nanbeige_core.contract import Job
 from nanbeige_core.data.annotators import LABELS
 from nanbeige_core.data.character_model import CharacterModel
+from nanbeige_core.data.cores import usable_cores
 from nanbeige_core.data.executors import LocalPool, ProcessPool, Result, run_phase
 from nanbeige_core.data.ingest import CORPUS_SCHEMA
 from nanbeige_core.data.student import Student, featurise, predict_labels
@@ -82,7 +83,7 @@ def tag_pool(
         tagger.save(stored)
     files = table_files(folder)
     tasks = [TagTask(file, job.work / "documents" / file.name, stored, config, label_set) for file in files]
-    workers = min(os.cpu_count() or 1, len(files) // FILES_PER_PROCESS)
+    workers = min(usable_cores(), len(files) // FILES_PER_PROCESS)
     executor = ProcessPool(workers) if workers > 1 else LocalPool(1)
     step = FILES_BETWEEN_NEWS * workers if workers > 1 else 1
     gated: Counter[str] = Counter()

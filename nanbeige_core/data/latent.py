@@ -1,0 +1,100 @@
+"""Latent semantic vectors of a pool: TF-IDF over character trigrams, then a truncated singular value decomposition."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from nanbeige_core.data.cores import map_in_order
+from nanbeige_core.data.pool import Part
+from nanbeige_core.data.terms import PREFIX_CHARACTERS, count_terms, inverse_frequency, shape_of
+
+# Shapes: D documents, F features, V vector size.
+
+LATENT_DOCUMENTS = 20_000
+"""The latent space of a larger pool is fitted on so many of its documents."""
+
+WEIGHED_ROWS = 2000
+"""Rows whose weights are computed at a time; bounds the copies."""
+
+FindVectors = Callable[[NDArray[np.int64], Sequence[str]], NDArray[np.float32]]
+"""Gives documents, by their numbers in the pool and their texts, unit vectors [D, V]."""
+
+
+def dense_vectors(counts: sparse.csr_matrix, size: int, seed: int) -> NDArray[np.float32]:
+    """Return unit vectors [D, V]: TF-IDF, then a truncated singular value decomposition."""
+    from sklearn.utils.extmath import randomized_svd
+
+    weights = weigh(counts, inverse_frequency(counts))
+    size = min(size, min(shape_of(weights)) - 1)
+    left, values, _ = randomized_svd(weights, size, n_iter=2, random_state=seed)  # pyright: ignore[reportArgumentType]
+    return _unit((left * values).astype(np.float32))
+
+
+def latent_embedder(texts: Sequence[str], *, size: int, seed: int) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """Return a function that gives any texts their unit vectors in the latent space of a pool."""
+    return _embedder(count_terms(texts, dense=True), size, seed)
+
+
+def find_latent_vectors(parts: Sequence[Part], size: int, seed: int, workers: int = 1) -> FindVectors:
+    """Return the vectors of a pool in the latent space of its own openings, or of a sample of them if it is large."""
+    documents = sum(part.documents for part in parts)
+    if documents <= LATENT_DOCUMENTS:
+        vectors_DV = dense_vectors(count_parts(parts, workers), size, seed)
+        return lambda numbers, texts: vectors_DV[numbers]
+    embed = _embedder(count_parts(sample_parts(parts, LATENT_DOCUMENTS), workers), size, seed)
+    return lambda numbers, texts: embed(texts)
+
+
+def count_parts(parts: Sequence[Part], workers: int, characters: int = PREFIX_CHARACTERS) -> sparse.csr_matrix:
+    """Return the trigram counts [D, F] of a pool."""
+    counts = map_in_order(lambda part: count_terms(part.read(), dense=True, characters=characters), parts, workers)
+    return sparse.csr_matrix(sparse.vstack(list(counts)))
+
+
+def sample_parts(parts: Sequence[Part], count: int) -> list[Part]:
+    """Return the parts with `count` documents of them alone, spread evenly over all."""
+    sizes = [part.documents for part in parts]
+    chosen = np.unique(np.linspace(0, sum(sizes) - 1, count).astype(int))
+    firsts = np.cumsum([0, *sizes])
+    sampled: list[Part] = []
+    for part, first, after in zip(parts, firsts, firsts[1:], strict=False):
+        mine = (chosen[(chosen >= first) & (chosen < after)] - first).tolist()
+        sampled.append(Part(len(mine), lambda part=part, mine=mine: _pick(part.read(), mine)))
+    return sampled
+
+
+def weigh(counts: sparse.csr_matrix, weights_F: NDArray[np.float32]) -> sparse.csr_matrix:
+    """Return unit rows of log counts times term weights."""
+    rows = [_weigh_rows(counts[n : n + WEIGHED_ROWS], weights_F) for n in range(0, shape_of(counts)[0], WEIGHED_ROWS)]
+    return sparse.csr_matrix(sparse.vstack(rows))
+
+
+def _embedder(counts: sparse.csr_matrix, size: int, seed: int) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    from sklearn.utils.extmath import randomized_svd
+
+    weights_F = inverse_frequency(counts)
+    pool = weigh(counts, weights_F)
+    size = min(size, min(shape_of(pool)) - 1)
+    _, _, right_VF = randomized_svd(pool, size, n_iter=2, random_state=seed)  # pyright: ignore[reportArgumentType]
+
+    def embed(others: Sequence[str]) -> NDArray[np.float32]:
+        return _unit(np.asarray(weigh(count_terms(others, dense=True), weights_F) @ right_VF.T, dtype=np.float32))
+
+    return embed
+
+
+def _weigh_rows(counts: sparse.csr_matrix, weights_F: NDArray[np.float32]) -> sparse.csr_matrix:
+    weights = counts.copy()
+    weights.data = np.log1p(weights.data) * weights_F[counts.indices]
+    norms = np.sqrt(np.asarray(weights.multiply(weights).sum(axis=1)).ravel())
+    return sparse.csr_matrix(sparse.diags((1 / np.maximum(norms, 1e-9)).astype(np.float32)) @ weights)
+
+
+def _unit(vectors_DV: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors_DV / np.maximum(np.linalg.norm(vectors_DV, axis=1, keepdims=True), 1e-9)
+
+
+def _pick(texts: list[str], places: list[int]) -> list[str]:
+    return [texts[place] for place in places]
