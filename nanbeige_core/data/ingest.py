@@ -40,7 +40,14 @@ class SourceTally:
     characters: int = 0
     note: str = ""
     dropped: Counter[str] = field(default_factory=Counter)
+    first_dropped: dict[str, str] = field(default_factory=dict)
+    """Where the first text of each reason stands."""
     languages: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, reason: str, key: str) -> None:
+        """Count a dropped text."""
+        self.dropped[reason] += 1
+        self.first_dropped.setdefault(reason, key)
 
 
 def run(job: Job) -> Outcome:
@@ -53,7 +60,10 @@ def run(job: Job) -> Outcome:
     write_shards(job.work / "documents", CORPUS_SCHEMA, _all_rows(job, config, tallies), rows_per_file=ROWS_PER_FILE)
     documents = sum(tally.documents for tally in tallies)
     if documents == 0:
-        raise SourceError(f"{job.stage}: no document survived from {len(tallies)} sources: {_notes(tallies)}")
+        raise SourceError(
+            f"{job.stage}: no document survived from {len(tallies)} sources: {_notes(tallies)}. Name sources that "
+            "this machine can read, or mend what is dropped."
+        )
     return _report(tallies)
 
 
@@ -146,7 +156,7 @@ def _packaged_rows(
         try:
             texts = list(entry.parse(member.content))
         except (UnicodeDecodeError, OSError):
-            tally.dropped["broken_utf8"] += 1
+            tally.drop("broken_utf8", member.key)
             continue
         parts: Counter[str] = Counter()
         for text in texts:
@@ -166,7 +176,7 @@ def _path_rows(
     for file in expand_paths(source.path):
         for row in read_path(file, source.text_field):
             if row.text is None:
-                tally.dropped[row.problem] += 1
+                tally.drop(row.problem, row.key)
                 continue
             path = file.relative_to(root).as_posix() if root else str(file)
             yield from _rows_of(row.text, {"path": path, "member": row.key}, tally, config, language, source)
@@ -183,7 +193,7 @@ def _rows_of(
     reason = "gigantic" if len(text) > config.gigantic_characters else ""
     pieces = [] if reason else cut_document(text, config.document_characters)
     if reason:
-        tally.dropped[reason] += 1
+        tally.drop(reason, provenance["member"])
     for number, piece in enumerate(pieces):
         if budget.documents is not None and tally.documents >= budget.documents:
             return
@@ -191,7 +201,7 @@ def _rows_of(
             return
         reason = drop_reason(piece, config)
         if reason:
-            tally.dropped[reason] += 1
+            tally.drop(reason, provenance["member"])
             continue
         tally.documents += 1
         tally.characters += len(piece)
@@ -231,6 +241,15 @@ def _notes(tallies: list[SourceTally]) -> str:
     return "; ".join(f"{tally.name}: {tally.note or dict(tally.dropped) or 'nothing read'}" for tally in tallies)
 
 
+def _drop_sections(tallies: list[SourceTally]) -> list[Section]:
+    rows = [
+        {"source": tally.name, "reason": reason, "texts": count, "the first of them": tally.first_dropped[reason]}
+        for tally in tallies
+        for reason, count in tally.dropped.most_common()
+    ]
+    return [Section(title="Why texts were dropped", table=rows)] if rows else []
+
+
 def _report(tallies: list[SourceTally]) -> Outcome:
     dropped: Counter[str] = Counter()
     languages: Counter[str] = Counter()
@@ -267,6 +286,7 @@ def _report(tallies: list[SourceTally]) -> Outcome:
         metrics={"characters": float(characters), "characters_per_document": characters / max(1, documents)},
         sections=[
             Section(title="Sources", text=text, table=table),
+            *_drop_sections(tallies),
             Section(
                 title="Languages",
                 table=count_rows(languages, "language", "documents"),

@@ -70,6 +70,22 @@ def test_each_drop_has_its_reason(make_job: MakeJob, tmp_path: Path) -> None:
     }
 
 
+def test_the_report_says_where_the_first_text_of_each_reason_stands(make_job: MakeJob, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [LONG, "short", 7, 8])
+    sections = run(make_job("ingest", IngestConfig(sources=(PathSource(path=str(path), category="web"),)))).sections
+    (table,) = (section.table for section in sections if section.title == "Why texts were dropped")
+    assert [(row["reason"], row["texts"], row["the first of them"]) for row in table] == [
+        ("not_text", 2, "a.jsonl:3"),
+        ("empty", 1, "a.jsonl:2"),
+    ]
+
+
+def test_a_cut_off_gzip_file_says_so(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": LONG}).encode())[:-9])
+    with pytest.raises(SourceError, match=r"a\.jsonl\.gz: cannot be read .*cut off"):
+        ingest(make_job, tmp_path / "a.jsonl.gz")
+
+
 def test_a_gigantic_text_is_dropped_and_a_gigantic_line_not_even_held(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

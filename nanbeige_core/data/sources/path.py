@@ -67,7 +67,9 @@ def _read_jsonl(file: Path, text_field: str) -> Iterator[PathRow]:
                 else:
                     yield _json_row(file, number, line, text_field)
     except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"{file}: cannot be read ({error}).") from error
+        raise SourceError(
+            f"{file}: cannot be read ({error}). It may be cut off: write it again, or leave it out of `path`."
+        ) from error
 
 
 def _read_lines(stream: BinaryIO) -> Iterator[bytes | None]:
