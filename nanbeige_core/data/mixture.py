@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from nanbeige_core.contract import Job, Outcome, Plot, Section
+from nanbeige_core.data.cores import usable_cores
 from nanbeige_core.data.dedup.shards import number_column
 from nanbeige_core.data.encoding.chunks import EncodedChunks, encode_chunks, read_chunk, report_engines
 from nanbeige_core.data.indexed_dataset import IndexedDatasetWriter
@@ -37,6 +38,9 @@ TEXT_SCHEMA = pa.schema([("text", pa.string()), ("controls", pa.bool_())])
 """What is encoded; `controls` says that control-token names in the text are control tokens."""
 
 DOCUMENTS_PER_CHUNK = 2000
+CHUNKS_PER_WORKER = 4
+"""Fewer chunks than this are encoded faster than another encoder builds its tables."""
+
 VALIDATION = "validation"
 VALIDATION_HQ = "validation-hq"
 """The held-out documents of the better half once more, by themselves: a phase that trains on that half alone must not
@@ -73,7 +77,8 @@ def run(job: Job) -> Outcome:
     def progress(done: int) -> None:
         job.progress(0.95 * done / len(chunks), f"encoded {done:,} of {len(chunks):,} chunks")
 
-    encoded = encode_chunks(tokenizer, chunks, job.scratch, progress)
+    workers = max(1, min(usable_cores(), len(chunks) // CHUNKS_PER_WORKER))
+    encoded = encode_chunks(tokenizer, chunks, job.scratch, progress, workers)
     return write_mixture(job, config, documents, encoded, tokenizer_path, tokenizer.get_vocab_size())
 
 

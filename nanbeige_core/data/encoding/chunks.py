@@ -1,15 +1,19 @@
-"""Encode chunks of documents one by one, so that an interrupted run goes on where it stopped."""
+"""Encode chunks of documents, each committed by itself, so that an interrupted run goes on where it stopped."""
 
+import itertools
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from nanbeige_core.contract import Section
+from nanbeige_core.data.cores import map_in_order
 from nanbeige_core.data.encoding.bulk import BulkEncoder
 from nanbeige_core.data.encoding.engine import Encoded
 from nanbeige_core.data.tables import read_rows
@@ -23,21 +27,21 @@ class EncodedChunks(NamedTuple):
 
 
 def encode_chunks(
-    tokenizer: Tokenizer, chunks: Sequence[Path], folder: Path, progress: Callable[[int], None]
+    tokenizer: Tokenizer, chunks: Sequence[Path], folder: Path, progress: Callable[[int], None], workers: int = 1
 ) -> EncodedChunks:
     """Encode each file of texts into one of token ids and lengths; finished ones are not redone.
 
     Every document ends with the end-of-text token. Where the engine's ids differ from the library's, what it wrote
-    before is not trusted either: the library encodes all chunks again.
+    before is not trusted either: the library encodes all chunks again. Each of the `workers` threads has an encoder of
+    its own; neither the ids nor which documents are compared depend on how many there are.
     """
-    encoder = BulkEncoder(tokenizer)
     paths = [folder / f"encoded-{number:05d}.npz" for number in range(len(chunks))]
-    _encode_missing(encoder, chunks, paths, progress)
-    if encoder.mismatches:
+    differed = _encode_missing(tokenizer, chunks, paths, progress, workers, fast=True)
+    if differed:
         for path in paths:
             path.unlink(missing_ok=True)
-        _encode_missing(encoder, chunks, paths, progress)
-    return EncodedChunks(paths, bool(encoder.mismatches))
+        _encode_missing(tokenizer, chunks, paths, progress, workers, fast=False)
+    return EncodedChunks(paths, differed)
 
 
 def read_chunk(path: Path) -> Encoded:
@@ -67,15 +71,36 @@ def report_engines(encoded: EncodedChunks) -> Section:
 
 
 def _encode_missing(
-    encoder: BulkEncoder, chunks: Sequence[Path], paths: Sequence[Path], progress: Callable[[int], None]
-) -> None:
-    trusted = encoder.mismatches == 0
-    for number, (chunk, path) in enumerate(zip(chunks, paths, strict=True), 1):
-        if not path.exists():
-            _encode_chunk(encoder, list(read_rows(chunk)), path)
-        if trusted and encoder.mismatches:
-            return
+    tokenizer: Tokenizer,
+    chunks: Sequence[Path],
+    paths: Sequence[Path],
+    progress: Callable[[int], None],
+    workers: int,
+    *,
+    fast: bool,
+) -> bool:
+    """Encode until an engine differs from the library, and tell whether one did."""
+    description = tokenizer.to_str()
+    local = threading.local()
+    sizes = [pq.ParquetFile(chunk).metadata.num_rows for chunk in chunks]
+
+    def encode(task: tuple[Path, Path, int]) -> bool:
+        chunk, path, first = task
+        if path.exists():
+            return False
+        if not hasattr(local, "encoder"):
+            # a tokenizer has a state: whether names of control tokens are text
+            local.encoder = BulkEncoder(Tokenizer.from_str(description), fast=fast)
+        local.encoder.documents = first
+        _encode_chunk(local.encoder, list(read_rows(chunk)), path)
+        return local.encoder.mismatches > 0
+
+    tasks = zip(chunks, paths, itertools.accumulate(sizes, initial=0), strict=False)
+    for number, differed in enumerate(map_in_order(encode, tasks, workers), 1):
+        if differed:
+            return True
         progress(number)
+    return False
 
 
 def _encode_chunk(encoder: BulkEncoder, chunk: list[dict[str, Any]], path: Path) -> None:

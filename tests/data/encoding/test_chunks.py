@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from nanbeige_core.data.encoding import bulk
-from nanbeige_core.data.encoding.chunks import encode_chunks, read_chunk, report_engines
+from nanbeige_core.data.encoding.chunks import EncodedChunks, encode_chunks, read_chunk, report_engines
 from nanbeige_core.data.encoding.engine import Encoded
 from nanbeige_core.data.tokenizer import train_tokenizer
 
@@ -43,6 +43,19 @@ def test_documents_keep_their_places(tokenizer: Tokenizer, chunks: list[Path], t
     encoded = encode_chunks(tokenizer, chunks, tmp_path, lambda _: None)
     assert ids(encoded.paths) == library_ids(tokenizer)
     assert report_engines(encoded).table == [{"engine": "gigatoken", "documents": 200, "compared": 64}]
+
+
+def test_neither_the_ids_nor_what_is_compared_depend_on_the_threads(
+    tokenizer: Tokenizer, chunks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "GATE_STRIDE", 16)
+    found: dict[int, EncodedChunks] = {}
+    for workers in (1, 3):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        found[workers] = encode_chunks(tokenizer, chunks, folder, lambda _: None, workers)
+    assert ids(found[1].paths) == ids(found[3].paths) == library_ids(tokenizer)
+    assert report_engines(found[1]) == report_engines(found[3])
 
 
 class LateWrong:
