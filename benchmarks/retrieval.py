@@ -54,16 +54,16 @@ def main() -> None:
     embed = latent_embedder(rng.sample(texts, min(4000, len(texts))), size=options.vector_size, seed=0)
     size = len(texts)
     columns = {name: ["x"] * size for name in ("source", "category", "language")}
-    index = HybridIndex(pa.table({"text": texts, "tag_score": np.zeros(size), **columns}), embed)
+    index = HybridIndex.build(pa.table({"text": texts, "tag_score": np.zeros(size), **columns}), embed)
     built = time.process_time() - start
     words = [text.split() for text in rng.sample(texts, options.queries)]
     queries = [" ".join(item[len(item) // 4 : len(item) // 4 + 12]) for item in words if len(item) > 16]
-    index.search(queries[0], COUNT)
+    index.search(queries[0], embed(queries[:1])[0], COUNT)
     ours: list[float] = []
     found: list[list[int]] = []
     for query in queries:
         start = time.process_time()
-        found.append([hit.row for hit in index.search(query, COUNT, depth=DEPTH, k=K)])
+        found.append([hit.row for hit in index.search(query, embed([query])[0], COUNT, depth=DEPTH, k=K)])
         ours.append(1000 * (time.process_time() - start))
     counts = count_terms(texts, dense=False, spelled=True)
     weights, rarity, vectors = bm25_weights(counts), inverse_frequency(counts), embed(texts).astype(np.float64)

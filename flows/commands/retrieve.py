@@ -1,16 +1,29 @@
 """`nanbeige retrieve QUERY`: documents of a curated or tagged corpus by text and meaning in one query."""
 
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
+from zipfile import BadZipFile
 
+import pyarrow as pa
 import typer
 
 from flows.completion import complete_artifact
 from flows.console import JsonOption, StoreOption, console, open_store, print_json, print_rows
 from nanbeige_core.artifacts.kinds import Kind
+from nanbeige_core.artifacts.manifest import Manifest
+from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import RecipeError
+
+if TYPE_CHECKING:
+    from nanbeige_core.data.hybrid_index import Embed, HybridIndex
 
 SHOWN = 160
 """Characters of a document that the table quotes."""
+
+SHOWN_COLUMNS = ("id", "text", "source", "category", "language", "tag_score")
+VECTOR_SIZE = 64
+LAYOUT = 1
+"""Of a stored index; another one is built where it or what terms are has changed."""
 
 
 def register(app: typer.Typer) -> None:
@@ -35,10 +48,8 @@ def retrieve(
     as_json: JsonOption = False,
 ) -> None:
     """Find documents by BM25 and vectors in one query, fused by reciprocal rank."""
-    from nanbeige_core.data.embedding import TextEmbedding
-    from nanbeige_core.data.hybrid_index import Filters, HybridIndex
-    from nanbeige_core.data.latent import latent_embedder
-    from nanbeige_core.data.tables import read_table
+    from nanbeige_core.data.hybrid_index import Filters
+    from nanbeige_core.data.tables import take_rows
 
     opened = open_store(store)
     manifest = opened.resolve(artifact)
@@ -47,16 +58,10 @@ def retrieve(
             f"{manifest.reference.address} is a {manifest.kind.value}; a curated or a tagged corpus can be queried. "
             "Name one with --from."
         )
-    columns = ("id", "text", "source", "category", "language", "tag_score")
-    documents = read_table(opened.local_path(manifest) / "documents", columns)
-    if embedding:
-        built = opened.resolve(embedding)
-        if built.kind is not Kind.EMBEDDING:
-            raise RecipeError(f"{built.reference.address} is a {built.kind.value}, --embedding names an Embedding.")
-        embed = TextEmbedding.load(opened.local_path(built)).embed
-    else:
-        embed = latent_embedder(documents["text"].to_pylist(), size=64, seed=0)
-    index = HybridIndex(documents, embed)
+    built = opened.resolve(embedding) if embedding else None
+    if built and built.kind is not Kind.EMBEDDING:
+        raise RecipeError(f"{built.reference.address} is a {built.kind.value}, --embedding names an Embedding.")
+    index, embed = _open_index(opened, manifest, built)
     for name, wanted in (("source", source), ("category", category), ("language", language)):
         unknown = sorted(set(wanted or ()) - set(index.known_values(name)))
         if unknown:
@@ -64,16 +69,40 @@ def retrieve(
                 f"no document has {name} {unknown[0]!r}; there are {', '.join(index.known_values(name))}."
             )
     filters = Filters(tuple(source or ()), tuple(category or ()), tuple(language or ()), minimum)
-    hits = index.search(query, count, filters=filters)
-    found: list[dict[str, Any]] = [
-        {**documents.slice(hit.row, 1).to_pylist()[0], **hit._asdict(), "row": hit.row} for hit in hits
-    ]
+    hits = index.search(query, embed([query])[0], count, filters=filters)
+    rows = take_rows(opened.local_path(manifest) / "documents", [hit.row for hit in hits], SHOWN_COLUMNS)
+    found: list[dict[str, Any]] = [row | hit._asdict() for row, hit in zip(rows, hits, strict=True)]
     if as_json:
         print_json({"artifact": manifest.reference.address, "query": query, "hits": found})
         return
     if not found:
         console.print(f"nothing found among {int(index.allowed(filters).sum()):,} documents that pass the filters")
     print_rows([_row(hit) for hit in found], f"{manifest.reference.address}: {query[:60]}")
+
+
+def _open_index(store: Store, manifest: Manifest, built: Manifest | None) -> tuple["HybridIndex", "Embed"]:
+    """Read the index of a corpus out of the store's cache, or build it and leave it there."""
+    from nanbeige_core.data.embedding import TextEmbedding
+    from nanbeige_core.data.hybrid_index import HybridIndex
+    from nanbeige_core.data.latent import LATENT_DOCUMENTS, LatentEmbedding, latent_embedder, spread
+    from nanbeige_core.data.tables import read_table
+
+    given = TextEmbedding.load(store.local_path(built)).embed if built else None
+    key = f"{manifest.digest[:16]}-{built.digest[:16] if built else 'latent'}-{LAYOUT}"
+    path = store.cache / "indexes" / f"{key}.npz"
+    with suppress(OSError, ValueError, KeyError, BadZipFile):  # none, or one that was cut off
+        index, stored = HybridIndex.load(path)
+        return index, given or LatentEmbedding(**stored)
+    documents = read_table(store.local_path(manifest) / "documents", SHOWN_COLUMNS)
+    if given:
+        index = HybridIndex.build(documents, given)
+        index.save(path)
+        return index, given
+    sample = documents["text"].take(pa.array(spread(len(documents), LATENT_DOCUMENTS)))
+    latent = latent_embedder(sample.to_pylist(), size=VECTOR_SIZE, seed=0)
+    index = HybridIndex.build(documents, latent)
+    index.save(path, **vars(latent))
+    return index, latent
 
 
 def _row(hit: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,9 @@ Both scans are exact: BM25 reads the posting lists of the terms, the vectors are
 hundred thousand documents that costs less than building an approximate index.
 """
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +17,8 @@ from scipy import sparse
 from nanbeige_core.data.terms import QUERY_TERMS, bm25_weights, count_terms, inverse_frequency
 
 # Shapes: D documents, F features, V vector size.
+
+COLUMNS = ("source", "category", "language")
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -38,20 +42,61 @@ class Hit(NamedTuple):
 
 
 class HybridIndex:
-    """Documents with their posting lists, their vectors, and the columns that filters read."""
+    """Posting lists and vectors of documents, and the columns that filters read; the documents themselves stay away."""
 
-    def __init__(self, documents: pa.Table, embed: Embed, score: str = "tag_score") -> None:
+    def __init__(
+        self,
+        postings_DF: sparse.csc_matrix,
+        rarity_F: NDArray[np.float32],
+        vectors_DV: NDArray[np.float32],
+        columns: dict[str, NDArray[Any]],
+        quality_D: NDArray[np.float64],
+    ) -> None:
+        """Take what `build` computed or `load` read."""
+        self._postings_DF = postings_DF
+        self._rarity_F = rarity_F
+        self._vectors_DV = vectors_DV
+        self._columns = columns
+        self._quality_D = quality_D
+
+    @staticmethod
+    def build(documents: pa.Table, embed: Embed, score: str = "tag_score") -> "HybridIndex":
         """Index a table with text, source, category, language and the column `score`."""
         texts: list[str] = documents["text"].to_pylist()
         counts = count_terms(texts, dense=False, spelled=True)
-        self._postings_DF = sparse.csc_matrix(bm25_weights(counts))
-        self._rarity_F = inverse_frequency(counts)
-        self._embed = embed
-        self._vectors_DV = embed(texts)
-        self._columns = {
-            name: np.array(documents[name].to_pylist(), dtype=object) for name in ("source", "category", "language")
+        return HybridIndex(
+            sparse.csc_matrix(bm25_weights(counts)),
+            inverse_frequency(counts),
+            embed(texts),
+            {name: np.array(documents[name].to_pylist(), dtype=np.str_) for name in COLUMNS},
+            np.array(documents[score].to_pylist(), dtype=np.float64),
+        )
+
+    def save(self, path: Path, **further: NDArray[Any]) -> None:
+        """Write the index, and arrays that belong to it, atomically."""
+        postings = self._postings_DF
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part.npz")
+        arrays = {
+            "data": postings.data,
+            "indices": postings.indices,
+            "indptr": postings.indptr,
+            "rarity": self._rarity_F,
         }
-        self._quality_D: NDArray[np.float64] = np.array(documents[score].to_pylist(), dtype=np.float64)
+        arrays |= {"vectors": self._vectors_DV, "quality": self._quality_D, **self._columns, **further}
+        np.savez(temporary, allow_pickle=False, **arrays)
+        os.replace(temporary, path)
+
+    @staticmethod
+    def load(path: Path) -> tuple["HybridIndex", dict[str, NDArray[Any]]]:
+        """Read an index and the arrays stored with it; raises OSError, ValueError, KeyError or BadZipFile."""
+        with np.load(path) as stored:
+            read = dict(stored)
+        shape = (len(read["quality"]), len(read["rarity"]))
+        postings = sparse.csc_matrix(tuple(read.pop(name) for name in ("data", "indices", "indptr")), shape=shape)
+        columns = {name: read.pop(name) for name in COLUMNS}
+        index = HybridIndex(postings, read.pop("rarity"), read.pop("vectors"), columns, read.pop("quality"))
+        return index, read
 
     def __len__(self) -> int:
         """Return the number of documents."""
@@ -68,7 +113,7 @@ class HybridIndex:
 
     def known_values(self, column: str) -> list[str]:
         """Return the values of a filtered column."""
-        return sorted(set(self._columns[column]))
+        return np.unique(self._columns[column]).tolist()
 
     def text_scores(self, query: str) -> NDArray[np.float32]:
         """Return the BM25 score [D] of every document for the query's rarest terms."""
@@ -80,18 +125,25 @@ class HybridIndex:
             scores_D[self._postings_DF.indices[start:end]] += self._postings_DF.data[start:end]
         return scores_D
 
-    def vector_scores(self, query: str) -> NDArray[np.float32]:
-        """Return the cosine [D] of every document with the query."""
-        return self._vectors_DV @ self._embed([query])[0]
+    def vector_scores(self, vector_V: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the cosine [D] of every document with a query's vector."""
+        return self._vectors_DV @ vector_V
 
     def search(
-        self, query: str, count: int, *, filters: Filters | None = None, depth: int = 100, k: float = 60.0
+        self,
+        query: str,
+        vector_V: NDArray[np.float32],
+        count: int,
+        *,
+        filters: Filters | None = None,
+        depth: int = 100,
+        k: float = 60.0,
     ) -> list[Hit]:
         """Return the best `count` documents that pass the filters; each retriever ranks its first `depth` of them."""
         allowed_D = self.allowed(filters or Filters())
         fused_D = np.zeros(len(self))
         ranks: list[dict[int, int]] = []
-        for scores_D in (self.text_scores(query), self.vector_scores(query)):
+        for scores_D in (self.text_scores(query), self.vector_scores(vector_V)):
             best = _best(np.where(allowed_D, scores_D, -np.inf), depth)
             fused_D[best] += 1.0 / (k + 1 + np.arange(len(best)))
             ranks.append({int(row): rank for rank, row in enumerate(best, start=1)})

@@ -1,6 +1,7 @@
 """Latent semantic vectors of a pool: TF-IDF over character trigrams, then a truncated singular value decomposition."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +33,22 @@ def dense_vectors(counts: sparse.csr_matrix, size: int, seed: int) -> NDArray[np
     return _unit((left * values).astype(np.float32))
 
 
-def latent_embedder(texts: Sequence[str], *, size: int, seed: int) -> Callable[[Sequence[str]], NDArray[np.float32]]:
-    """Return a function that gives any texts their unit vectors in the latent space of a pool."""
-    return _embedder(count_terms(texts, dense=True), size, seed)
+@dataclass(frozen=True)
+class LatentEmbedding:
+    """The latent space of a pool: term weights and right singular vectors."""
+
+    weights_F: NDArray[np.float32]
+    right_VF: NDArray[np.float32]
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the unit vectors [D, V] of any texts."""
+        terms_DF = weigh(count_terms(texts, dense=True), self.weights_F)
+        return _unit(np.asarray(terms_DF @ self.right_VF.T, dtype=np.float32))
+
+
+def latent_embedder(texts: Sequence[str], *, size: int, seed: int) -> LatentEmbedding:
+    """Return the latent space of a pool."""
+    return _fit(count_terms(texts, dense=True), size, seed)
 
 
 def find_latent_vectors(parts: Sequence[Part], size: int, seed: int, workers: int = 1) -> FindVectors:
@@ -43,7 +57,7 @@ def find_latent_vectors(parts: Sequence[Part], size: int, seed: int, workers: in
     if documents <= LATENT_DOCUMENTS:
         vectors_DV = dense_vectors(count_parts(parts, workers), size, seed)
         return lambda numbers, texts: vectors_DV[numbers]
-    embed = _embedder(count_parts(sample_parts(parts, LATENT_DOCUMENTS), workers), size, seed)
+    embed = _fit(count_parts(sample_parts(parts, LATENT_DOCUMENTS), workers), size, seed)
     return lambda numbers, texts: embed(texts)
 
 
@@ -56,7 +70,7 @@ def count_parts(parts: Sequence[Part], workers: int, characters: int = PREFIX_CH
 def sample_parts(parts: Sequence[Part], count: int) -> list[Part]:
     """Return the parts with `count` documents of them alone, spread evenly over all."""
     sizes = [part.documents for part in parts]
-    chosen = np.unique(np.linspace(0, sum(sizes) - 1, count).astype(int))
+    chosen = spread(sum(sizes), count)
     firsts = np.cumsum([0, *sizes])
     sampled: list[Part] = []
     for part, first, after in zip(parts, firsts, firsts[1:], strict=False):
@@ -65,24 +79,25 @@ def sample_parts(parts: Sequence[Part], count: int) -> list[Part]:
     return sampled
 
 
+def spread(documents: int, count: int) -> NDArray[np.int64]:
+    """Return the numbers of at most `count` documents, ascending and spread evenly over all."""
+    return np.unique(np.linspace(0, documents - 1, min(count, documents)).astype(np.int64))
+
+
 def weigh(counts: sparse.csr_matrix, weights_F: NDArray[np.float32]) -> sparse.csr_matrix:
     """Return unit rows of log counts times term weights."""
     rows = [_weigh_rows(counts[n : n + WEIGHED_ROWS], weights_F) for n in range(0, shape_of(counts)[0], WEIGHED_ROWS)]
     return sparse.csr_matrix(sparse.vstack(rows))
 
 
-def _embedder(counts: sparse.csr_matrix, size: int, seed: int) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+def _fit(counts: sparse.csr_matrix, size: int, seed: int) -> LatentEmbedding:
     from sklearn.utils.extmath import randomized_svd
 
     weights_F = inverse_frequency(counts)
     pool = weigh(counts, weights_F)
     size = min(size, min(shape_of(pool)) - 1)
     _, _, right_VF = randomized_svd(pool, size, n_iter=2, random_state=seed)  # pyright: ignore[reportArgumentType]
-
-    def embed(others: Sequence[str]) -> NDArray[np.float32]:
-        return _unit(np.asarray(weigh(count_terms(others, dense=True), weights_F) @ right_VF.T, dtype=np.float32))
-
-    return embed
+    return LatentEmbedding(weights_F, right_VF)
 
 
 def _weigh_rows(counts: sparse.csr_matrix, weights_F: NDArray[np.float32]) -> sparse.csr_matrix:

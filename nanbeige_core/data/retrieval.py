@@ -58,7 +58,7 @@ class _Survey(NamedTuple):
     frequencies_F: NDArray[np.int64]
     lengths_D: NDArray[np.float32]
     seeds: sparse.csr_matrix
-    seed_vectors: NDArray[np.float32]
+    seed_vectors: NDArray[np.float32] | None
 
 
 def fuse(rankings: Sequence[Ranking], documents: int, k: float) -> NDArray[np.float64]:
@@ -97,7 +97,8 @@ def retrieve_from_seeds(
     lengths_D = np.concatenate([survey.lengths_D for survey in surveys])
     pool = TermStatistics(rarity(frequencies_F, documents), lengths_D.mean())
     seeds = sparse.csr_matrix(sparse.vstack([survey.seeds for survey in surveys]))
-    terms, asked_QV = choose_terms(bm25_weights(seeds, pool)), np.concatenate([s.seed_vectors for s in surveys])
+    terms = choose_terms(bm25_weights(seeds, pool))
+    asked_QV = np.concatenate([survey.seed_vectors for survey in surveys if survey.seed_vectors is not None])
 
     def score(span: tuple[NDArray[np.int64], Part]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         numbers, texts = span[0], span[1].read()
@@ -119,7 +120,7 @@ def _survey(numbers: NDArray[np.int64], part: Part, queries: NDArray[np.int64], 
         np.bincount(counts.indices, minlength=LEXICAL_BUCKETS),
         np.asarray(counts.sum(axis=1)).ravel(),
         counts[mine],
-        vectors(numbers[mine], [texts[number] for number in mine.tolist()]),
+        vectors(numbers[mine], [texts[number] for number in mine.tolist()]) if len(mine) else None,
     )
 
 

@@ -105,11 +105,15 @@ def shape_of(matrix: sparse.csr_matrix) -> tuple[int, int]:
 
 
 def _count(texts: Iterable[str], buckets: int, characters: int, kind: int) -> sparse.csr_matrix:
-    indices, counts, sizes = [np.empty(0, np.int32)], [np.empty(0, np.float32)], [np.zeros(1, np.int64)]
+    indices: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+    counts: list[NDArray[np.float32]] = [np.empty(0, np.float32)]
+    sizes: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
     for batch in _batches(texts):
         points, offsets = join_points([text[:characters] for text in batch])
-        for parts, found in zip((indices, counts, sizes), count_batch(points, offsets, buckets, kind), strict=True):
-            parts.append(found)
+        terms, times, found = count_batch(points, offsets, buckets, kind)
+        indices.append(terms)
+        counts.append(times)
+        sizes.append(found)
     pointers = np.cumsum(np.concatenate(sizes))
     matrix = (np.concatenate(counts), np.concatenate(indices), pointers)
     return sparse.csr_matrix(matrix, shape=(len(pointers) - 1, buckets))

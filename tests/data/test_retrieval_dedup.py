@@ -100,7 +100,7 @@ def test_the_latent_space_of_a_sample_still_finds_the_topic_of_a_seed(monkeypatc
     monkeypatch.setattr(latent, "LATENT_DOCUMENTS", 15)
     plants = [f"the green plant grows leaf root soil {WORDS[n]}" for n in range(20)]
     stars = [f"a bright star orbits galaxy telescope night {WORDS[n + 50]}" for n in range(20)]
-    score = recall(plants + stars, np.array([0, 1]))
+    score = recall(plants + stars, np.array([0, 1]), size=7, workers=2)
     assert score[20:].sum() < 0.05 * score.sum()
 
 

@@ -43,6 +43,10 @@ def test_documents_are_found_in_both_languages_and_filtered(folder: Path) -> Non
     assert set(ask(folder, "明月", "-n", "2")) == {"poem", "moon"}
     assert ask(folder, "resize partition disk", "--category", "code", "-n", "1") == ["disk-code"]
     assert ask(folder, "明月", "--language", "zh", "--min-score", "3") == ["moon"]
+    (stored,) = (folder / ".cache" / "indexes").glob("*.npz")
+    stored.write_bytes(stored.read_bytes()[:100])
+    assert ask(folder, "明月", "--language", "zh", "--min-score", "3") == ["moon"], "an index cut off is built again"
+    assert len(stored.read_bytes()) > 100
 
 
 @pytest.mark.parametrize(

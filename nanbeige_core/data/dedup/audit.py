@@ -12,7 +12,7 @@ from nanbeige_core.data.cores import map_in_order
 from nanbeige_core.data.dedup.kernels import MOSTLY_CJK
 from nanbeige_core.data.dedup.settings import DedupSettings
 from nanbeige_core.data.hashing import hash_units, join_points, shingle_hashes
-from nanbeige_core.data.latent import sample_parts
+from nanbeige_core.data.latent import sample_parts, spread
 from nanbeige_core.data.pool import Part
 
 AUDIT_DOCUMENTS = 1500
@@ -37,7 +37,7 @@ def measure_twin_share(parts: Sequence[Part], settings: DedupSettings, workers: 
     The parts are read twice, `workers` at a time; only the sample's sets stay in memory.
     """
     documents = sum(part.documents for part in parts)
-    sample = np.linspace(0, documents - 1, min(AUDIT_DOCUMENTS, documents)).astype(int)
+    sample = spread(documents, AUDIT_DOCUMENTS)
     chosen = sample_parts(parts, len(sample)) if len(sample) else []
     mine = list(map_in_order(lambda part: shingle_sets(part.read(), settings), chosen, workers))
     flat = ShingleSets(
