@@ -1,14 +1,16 @@
 """DPD's joint loss at the report's vocabulary: chunked from hidden states against full logits under autograd.
 
-Both sides run in one call, each measurement in its own process: `python benchmarks/dpd_loss.py`. Time is CPU time of
-forward and backward on one thread; memory is the growth of the process's peak resident size, weights and inputs
-excluded. Both sides hold the gradient of the output matrix, so the growth is also given without it. Target: at most
-1/8 of the memory (with that gradient), at most 1.3 times the time, equal gradient.
+Both sides run in one call, each measurement in its own process: `python -m benchmarks.dpd_loss`, or of one size
+`... POSITIONS HIDDEN [REPEATS]`. Time is CPU time of forward and backward on one thread; memory is the growth of the
+process's peak resident size, weights and inputs excluded. Both sides hold the gradient of the output matrix, so the
+growth is also given without it. Target: at most 1/8 of the memory (with that gradient), at most 1.3 times the time,
+equal gradient.
 """
 
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -70,13 +72,13 @@ class Problem:
         return -F.logsigmoid(0.1 * margin) + divergence.sum() / self.half
 
 
-def measure(name: str, positions: int, hidden: int, answers: Any) -> None:
+def measure(name: str, positions: int, hidden: int, repeats: int, answers: Any) -> None:
     torch.set_num_threads(1)
     parallel.initialize(Runtime(), seed=0)
     problem = Problem(positions, hidden)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds: list[float] = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         problem.student.grad = problem.weight.grad = None
         start = time.process_time()
         loss = getattr(problem, name)()
@@ -88,19 +90,21 @@ def measure(name: str, positions: int, hidden: int, answers: Any) -> None:
     parallel.teardown()
 
 
-def in_process(name: str, positions: int, hidden: int) -> Any:
+def in_process(name: str, positions: int, hidden: int, repeats: int) -> Any:
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
-    process = context.Process(target=measure, args=(name, positions, hidden, answers))
+    process = context.Process(target=measure, args=(name, positions, hidden, repeats, answers))
     process.start()
     answer = answers.get()
     process.join()
     return answer
 
 
-def main() -> None:
-    for positions, hidden in SIZES:
-        ours, naive = (in_process(name, positions, hidden) for name in ("ours", "naive"))
+def main(*numbers: int) -> None:
+    sizes = [numbers[:2]] if numbers else SIZES
+    repeats = numbers[2] if len(numbers) > 2 else REPEATS
+    for positions, hidden in sizes:
+        ours, naive = (in_process(name, positions, hidden, repeats) for name in ("ours", "naive"))
         apart = max(abs(a - b).max() / abs(b).max() for a, b in zip(ours[3:], naive[3:], strict=True))
         print(f"{positions} positions, hidden {hidden}, vocabulary {VOCABULARY}, chunks of {CHUNK}:")
         print(f"  peak memory {ours[2]:,.0f} MiB against {naive[2]:,.0f} MiB: 1/{naive[2] / ours[2]:.1f}")
@@ -114,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

@@ -222,9 +222,9 @@ def _patch_megatron() -> None:
         (clip_grads, "multi_tensor_scale_impl", cpu_kernels.multi_tensor_scale),
         (layers, "fused_weight_gradient_mlp_cuda", cpu_kernels),
         (layers, "_grad_accum_fusion_available", True),
-        (buffers, "dist_all_gather_func", among_several(buffers.dist_all_gather_func)),
-        (buffers, "dist_reduce_scatter_func", among_several(buffers.dist_reduce_scatter_func)),
     ]
+    reduction = ("dist_all_gather_func", "dist_reduce_scatter_func")
+    names += [(buffers, name, among_several(getattr(buffers, name))) for name in reduction]
     for module, name, value in names:
         setattr(module, name, value)
 
