@@ -68,7 +68,7 @@ def decode_point(data: NDArray[np.uint8], at: int, end: int) -> tuple[np.uint32,
 def hash_units_utf8(
     data: NDArray[np.uint8], start: int, end: int, lower: NDArray[np.uint32], units: NDArray[np.uint64]
 ) -> tuple[int, int]:
-    """Write the hash of each unit of `data[start:end]` into `units`; return how many, and how many are one character."""
+    """Write the hash of each unit of `data[start:end]` into `units`; return how many, how many are one character."""
     count = cjk = 0
     inside = False
     current = FNV_OFFSET
