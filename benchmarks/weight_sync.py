@@ -115,6 +115,7 @@ def main() -> None:
             f"{arguments.prompts} prompts x {arguments.group} of {PROMPT} + {RESPONSE} tokens: rollout and update "
             f"{step:.1f} CPU-s; sync {sync / whole:.1%} of the step, probe {probe / whole:.1%}"
         )
+    engine.close()  # before this process's groups go: vLLM destroys its own among them
 
 
 if __name__ == "__main__":
