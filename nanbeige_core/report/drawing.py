@@ -30,6 +30,7 @@ _SMOOTH_FROM = 60
 _CROWDED_BARS = 12
 _MOST_BARS = 30
 _NAME_CHARACTERS = 60
+_LEVEL_CHARACTERS = 45
 _PAGE_COLOURS = {INK: "var(--ink)", _FAINT: "var(--line)"}
 
 
@@ -176,8 +177,8 @@ def _draw_bars(axes: Any, plot: Plot, names: list[str]) -> None:
     for label, colour, at, values, width, bottom in _bars(plot):
         axes.bar(at, values, width, bottom=bottom, label=label, color=colour)
     every = -(-len(names) // _CROWDED_BARS)
-    tilted = max(map(len, names), default=0) > 6 and len(names) > 5
     shown = list(range(0, len(names), every))
+    tilted = sum(len(names[at]) for at in shown) > _LEVEL_CHARACTERS
     axes.set_xticks(shown, [_words(names[at]) for at in shown], rotation=30 if tilted else 0)
 
 
