@@ -4,10 +4,12 @@ Open it after the trainer: vLLM creates a process group of its own where none ex
 the second. Log-probabilities are `processed_logprobs`, that is at the sampling temperature.
 """
 
+import atexit
 import gc
 import os
 import sys
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,6 +56,9 @@ class VllmEngine(TokenEngine):
         self.stop_id = int(tokenizer.convert_tokens_to_ids(STOP_TOKEN))  # pyright: ignore[reportArgumentType]
         self._window = window
         self._version = 0
+        self._shut = weakref.finalize(self, self._llm.llm_engine.engine_core.shutdown)
+        # at exit before the trainer's process group goes, whose handler is older: vLLM fails when its groups went first
+        atexit.register(self._shut)
 
     @classmethod
     def open(cls, checkpoint_dir: Path, tokenizer_dir: Path) -> "VllmEngine":
@@ -94,7 +99,7 @@ class VllmEngine(TokenEngine):
 
     def close(self) -> None:
         """Free the model and its cache, so that another one finds room."""
-        self._llm.llm_engine.engine_core.shutdown()
+        self._shut()
         del self._llm
         gc.collect()
         if torch.cuda.is_available():

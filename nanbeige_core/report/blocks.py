@@ -15,6 +15,7 @@ _SAMPLE_COLUMNS = frozenset(
 )  # fmt: skip
 _LONG_TEXT = 48
 _NARROW_COLUMNS = 7
+_NARROW_CHARACTERS = 52
 _GOOD = frozenset({"correct", "kept", "value", "HIT", "ran", "reused"})
 _BAD = frozenset({"wrong", "dropped", "failed"})
 
@@ -71,8 +72,12 @@ def section_block(section: Section, *, folded: bool = False) -> Block:
         table=[] if samples else list(section.table),
         cards=[as_card(row) for row in section.table] if samples else [],
         folded=folded,
-        wide=samples or len({column for row in section.table for column in row}) > _NARROW_COLUMNS,
+        wide=samples or _is_wide({column for row in section.table for column in row}),
     )
+
+
+def _is_wide(columns: set[str]) -> bool:
+    return len(columns) > _NARROW_COLUMNS or sum(map(len, columns)) > _NARROW_CHARACTERS
 
 
 def holds_samples(section: Section) -> bool:
