@@ -4,7 +4,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 from zipfile import BadZipFile
 
-import pyarrow as pa
 import typer
 
 from flows.completion import complete_artifact
@@ -82,6 +81,8 @@ def retrieve(
 
 def _open_index(store: Store, manifest: Manifest, built: Manifest | None) -> tuple["HybridIndex", "Embed"]:
     """Read the index of a corpus out of the store's cache, or build it and leave it there."""
+    import pyarrow as pa
+
     from nanbeige_core.data.embedding import TextEmbedding
     from nanbeige_core.data.hybrid_index import HybridIndex
     from nanbeige_core.data.latent import LATENT_DOCUMENTS, LatentEmbedding, latent_embedder, spread

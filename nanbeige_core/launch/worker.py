@@ -118,9 +118,18 @@ def run_here(file: JobFile, rank: int = 0, stop: StopRequest | None = None) -> i
         return PREEMPTED
     except Exception as error:  # the task boundary: everything a stage raises becomes a report for the parent
         traceback.print_exc()
+        if _was_told(error):
+            return PREEMPTED
         if rank == 0 or not (file.control / "error.json").exists():
             write_json(file.control / "error.json", {"type": type(error).__name__, "message": str(error)})
         return 1
+
+
+def _was_told(error: BaseException | None) -> bool:
+    """Tell an error that a library made of the request to stop, which it caught."""
+    while error is not None and not isinstance(error, StageInterruptedError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _silent(fraction: float, text: str) -> None:
