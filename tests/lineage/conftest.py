@@ -52,5 +52,5 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     folder = tmp_path_factory.mktemp("lineage")
     recipe = tiny_recipe(folder)
     store = Store(folder / "store", folder / "store/.cache")
-    yield Made(folder, recipe, store, run_recipe(recipe, store))
+    yield Made(folder, recipe, store, run_recipe(recipe, store, until="rl_stem"))
     parallel.teardown()
