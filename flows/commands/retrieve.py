@@ -95,15 +95,11 @@ def _open_index(store: Store, manifest: Manifest, built: Manifest | None) -> tup
         index, stored = HybridIndex.load(path)
         return index, given or LatentEmbedding(**stored)
     documents = read_table(store.local_path(manifest) / "documents", SHOWN_COLUMNS)
-    if given:
-        index = HybridIndex.build(documents, given)
-        index.save(path)
-        return index, given
     sample = documents["text"].take(pa.array(spread(len(documents), LATENT_DOCUMENTS)))
-    latent = latent_embedder(sample.to_pylist(), size=VECTOR_SIZE, seed=0)
-    index = HybridIndex.build(documents, latent)
-    index.save(path, **vars(latent))
-    return index, latent
+    embed = given or latent_embedder(sample.to_pylist(), size=VECTOR_SIZE, seed=0)
+    index = HybridIndex.build(documents, embed)
+    index.save(path, **vars(embed) if isinstance(embed, LatentEmbedding) else {})
+    return index, embed
 
 
 def _row(hit: dict[str, Any]) -> dict[str, Any]:
