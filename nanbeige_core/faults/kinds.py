@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import fsspec
-
 from nanbeige_core.artifacts.manifest import MANIFEST_NAME
 from nanbeige_core.artifacts.store import CONTROL
 from nanbeige_core.errors import ArtifactError, StageError
@@ -177,11 +175,7 @@ def _store_unreachable(laboratory: Laboratory, stage: str, rng: random.Random) -
     if rclone() is None:
         return f"{SKIPPED}: rclone is not installed"
     server = ObjectStorage(laboratory.trials / f"s3-{rng.randrange(1 << 30)}")
-    before = {name: os.environ.get(name) for name in server.environment}
-    os.environ.update(server.environment)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # one of an earlier server would go on asking that one
-    server.start()
-    try:
+    with server.serving():
         trial = laboratory.trial(stage, place=f"s3://{BUCKET}/{server.port}")
         moment = _work_or_end(laboratory.seconds(stage), rng)
         killer = threading.Timer(moment, server.kill)
@@ -195,10 +189,6 @@ def _store_unreachable(laboratory: Laboratory, stage: str, rng: random.Random) -
             server.start()
 
         return _broken_then_mended(laboratory, trial, break_it, between=back)
-    finally:
-        server.kill()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 KINDS: dict[str, Kind] = {

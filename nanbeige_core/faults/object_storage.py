@@ -9,7 +9,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+
+import fsspec
 
 KEY, SECRET, BUCKET = "testaccesskey", "wJalrXUtnFEMIbPxRfiCY", "bucket"
 
@@ -52,6 +56,25 @@ class ObjectStorage:
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
             "AWS_MAX_ATTEMPTS": "2",
         }
+
+    @contextmanager
+    def serving(self) -> Generator[None]:
+        """Serve to this process: its environment names the server, and no file system of another one is left in it.
+
+        fsspec keeps one file system per set of arguments, and the server's address is none of them.
+        """
+        s3 = fsspec.get_filesystem_class("s3")
+        before = {name: os.environ.get(name) for name in self.environment}
+        self.start()
+        try:
+            os.environ.update(self.environment)
+            s3.clear_instance_cache()
+            yield
+        finally:
+            self.kill()
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+            s3.clear_instance_cache()
 
     def start(self, *, bytes_per_second: int | None = None) -> None:
         """Start the server and wait until it answers; with a limit it is slow enough to be killed amid an upload."""

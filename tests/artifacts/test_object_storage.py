@@ -25,13 +25,8 @@ FIRST, SECOND = "a" * 64, "b" * 64
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStorage]:
     made = ObjectStorage(tmp_path_factory.mktemp("s3"))
-    made.start()
-    before = {name: os.environ.get(name) for name in made.environment}
-    os.environ.update(made.environment)
-    yield made
-    made.kill()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with made.serving():
+        yield made
 
 
 @pytest.fixture
@@ -63,6 +58,15 @@ def test_what_one_machine_seals_another_opens(remote: Store, tmp_path: Path) -> 
     assert other.resolve(f"ingest/{FIRST[:6]}").digest == manifest.digest
     assert other.verify(manifest) == []
     assert ArtifactFiles(other, manifest).has("documents/part-0.parquet")
+
+
+def test_a_server_that_came_after_another_is_the_one_asked(tmp_path: Path, server: ObjectStorage) -> None:
+    Store(f"s3://{BUCKET}/other", tmp_path / "before").check()
+    later = ObjectStorage(tmp_path / "s3")
+    with later.serving():
+        seal(Store(f"s3://{BUCKET}/other", tmp_path / "cache"), "ingest", FIRST, Kind.CORPUS)
+    assert list((later.folder / BUCKET / "other").rglob("*.parquet"))
+    assert Store(f"s3://{BUCKET}/other", tmp_path / "after").look("ingest", FIRST).problem == "not there"
 
 
 def test_objects_without_a_manifest_are_no_artifact(remote: Store) -> None:
