@@ -1,9 +1,9 @@
 """DPD's joint loss at the report's vocabulary: chunked from hidden states against full logits under autograd.
 
 Both sides run in one call, each measurement in its own process: `python -m benchmarks.dpd_loss`, or of one size
-`... POSITIONS HIDDEN [REPEATS]`. Time is CPU time of forward and backward on one thread; memory is the growth of the
-process's peak resident size, weights and inputs excluded. Both sides hold the gradient of the output matrix, so the
-growth is also given without it. Target: at most 1/8 of the memory (with that gradient), at most 1.3 times the time,
+`... POSITIONS HIDDEN [REPEATS [CHUNK]]`. Time is CPU time of forward and backward on one thread; memory is the growth
+of the process's peak resident size, weights and inputs excluded. Both sides hold the gradient of the output matrix, so
+the growth is also given without it. Target: at most 1/8 of the memory (with that gradient), at most 1.3 times the time,
 equal gradient.
 """
 
@@ -28,15 +28,18 @@ from nanbeige_core.megatron.chunked_head import HiddenOutput
 from nanbeige_core.recipe.configs.distill import DpdConfig
 
 VOCABULARY, CHUNK, REPEATS = 166_144, 64, 3
-SIZES = [(1536, 256), (1024, 1024)]
-"""(positions, hidden size): in the second matrix products and the output matrix's gradient weigh more.
+SIZES = [(1536, 256, 64), (1024, 1024, 256)]
+"""(positions, hidden size, positions of a chunk): in the second, products and the output matrix's gradient weigh more.
+
+Each chunk reads and writes that whole gradient: the larger it is, the longer a chunk should be.
 
 Naive, a position costs 5.4 MiB, so a sequence of 64K would take 350 GB; these are what fits beside it.
 """
 
 
 class Problem:
-    def __init__(self, positions: int, hidden: int) -> None:
+    def __init__(self, positions: int, hidden: int, chunk: int) -> None:
+        self.chunk = chunk
         generator = torch.Generator().manual_seed(0)
         self.student, self.teacher = (torch.randn(1, positions, hidden, generator=generator) for _ in range(2))
         self.weight, self.teacher_weight = (
@@ -57,7 +60,7 @@ class Problem:
         return HiddenOutput(self.teacher, self.teacher_weight)
 
     def ours(self) -> torch.Tensor:
-        config = DpdConfig.model_validate({"divergence_chunk": CHUNK})
+        config = DpdConfig.model_validate({"divergence_chunk": self.chunk})
         shard = VocabularyShard(VOCABULARY)
         loss = make_dpd_loss(config, Denominators(1, self.half, self.half), shard, LocalTeaching(self, config, shard))
         return loss.function(HiddenOutput(self.student, self.weight), self.batch)[0]
@@ -72,10 +75,10 @@ class Problem:
         return -F.logsigmoid(0.1 * margin) + divergence.sum() / self.half
 
 
-def measure(name: str, positions: int, hidden: int, repeats: int, answers: Any) -> None:
+def measure(name: str, positions: int, hidden: int, repeats: int, chunk: int, answers: Any) -> None:
     torch.set_num_threads(1)
     parallel.initialize(Runtime(), seed=0)
-    problem = Problem(positions, hidden)
+    problem = Problem(positions, hidden, chunk)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds: list[float] = []
     for _ in range(repeats):
@@ -90,10 +93,10 @@ def measure(name: str, positions: int, hidden: int, repeats: int, answers: Any) 
     parallel.teardown()
 
 
-def in_process(name: str, positions: int, hidden: int, repeats: int) -> Any:
+def in_process(name: str, positions: int, hidden: int, repeats: int, chunk: int) -> Any:
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
-    process = context.Process(target=measure, args=(name, positions, hidden, repeats, answers))
+    process = context.Process(target=measure, args=(name, positions, hidden, repeats, chunk, answers))
     process.start()
     answer = answers.get()
     process.join()
@@ -101,12 +104,12 @@ def in_process(name: str, positions: int, hidden: int, repeats: int) -> Any:
 
 
 def main(*numbers: int) -> None:
-    sizes = [numbers[:2]] if numbers else SIZES
     repeats = numbers[2] if len(numbers) > 2 else REPEATS
-    for positions, hidden in sizes:
-        ours, naive = (in_process(name, positions, hidden, repeats) for name in ("ours", "naive"))
+    chosen = (*numbers[:2], numbers[3] if len(numbers) > 3 else CHUNK)
+    for positions, hidden, chunk in [chosen] if numbers else SIZES:
+        ours, naive = (in_process(name, positions, hidden, repeats, chunk) for name in ("ours", "naive"))
         apart = max(abs(a - b).max() / abs(b).max() for a, b in zip(ours[3:], naive[3:], strict=True))
-        print(f"{positions} positions, hidden {hidden}, vocabulary {VOCABULARY}, chunks of {CHUNK}:")
+        print(f"{positions} positions, hidden {hidden}, vocabulary {VOCABULARY}, chunks of {chunk}:")
         print(f"  peak memory {ours[2]:,.0f} MiB against {naive[2]:,.0f} MiB: 1/{naive[2] / ours[2]:.1f}")
         both = VOCABULARY * hidden * 4 / 2**20
         without = (naive[2] - both) / (ours[2] - both)
