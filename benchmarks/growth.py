@@ -26,7 +26,8 @@ from tokenizers import Tokenizer
 
 from nanbeige_core.artifacts.garbage import collecting, survey
 from nanbeige_core.artifacts.kinds import Kind
-from nanbeige_core.artifacts.manifest import Manifest
+from nanbeige_core.artifacts.manifest import MANIFEST_NAME, Manifest
+from nanbeige_core.artifacts.references import make_reference
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.contract import Outcome
 from nanbeige_core.data.dedup.run import deduplicate
@@ -36,6 +37,7 @@ from nanbeige_core.data.executors import LocalPool
 from nanbeige_core.data.indexed_dataset import write_indexed_dataset
 from nanbeige_core.data.sources.path import read_path
 from nanbeige_core.lineage.ledger import TRAINED, RowLedger
+from nanbeige_core.lineage.trace import trace
 from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.recipe.plan import Selection, make_plan
 
@@ -93,40 +95,67 @@ def measure_plan(folder: Path, size: int) -> dict[str, float]:
 
 
 def fill_store(store: Store, size: int) -> None:
-    """Write `size` small artifacts, each made from the one before it in its stage."""
-    before: dict[str, Manifest] = {}
+    """Write `size` small artifacts as text: making them is not what is measured.
+
+    Every second stage is one chain, each of its artifacts made from the one before it, so that all of them are needed;
+    in the others nothing but the newest is.
+    """
+    root, locks = Path(store.root), store.lock_directory
+    locks.mkdir(parents=True, exist_ok=True)
+    for stage in range(STAGES):
+        (root / f"stage{stage}").mkdir(parents=True, exist_ok=True)
+    texts = {
+        named: _manifest(named).model_dump_json().replace(_KEY, "{key}").replace(_BEFORE, "{before}")
+        for named in (False, True)
+    }
     for number in range(size):
-        stage = f"stage{number % STAGES}"
-        key = f"{number:016x}".ljust(64, "0")
-        manifest = Manifest(
-            kind=Kind.CORPUS,
-            schema_version=1,
-            stage=stage,
-            uses="ingest",
-            fingerprint=key,
-            identity={"config": {"seed": number}, "inputs": {}},
-            inputs={"corpus": before[stage].reference} if stage in before else {},  # type: ignore[dict-item]
-            runtime={},
-            files={},
-            digest="0" * 64,
-            outcome=Outcome(summary="x"),
-            code={},
-            packages={},
-            started=f"2026-01-01T00:00:00.{number:06d}+00:00",
-            seconds=1.0,
-        )
-        before[stage] = manifest
-        folder = Path(store.root) / manifest.reference.address
-        folder.mkdir(parents=True)
-        (folder / ".artifact.json").write_text(manifest.model_dump_json())
-        store.lock_directory.mkdir(exist_ok=True)
+        stage, key, before = f"stage{number % STAGES}", _key(number), number - STAGES
+        text = texts[before >= 0 and number % 2 == 0].replace("{key}", key).replace("{before}", _key(max(before, 0)))
+        folder = root / stage / key[:16]
+        folder.mkdir()
+        text = text.replace(_STAGE, stage).replace('"seed":0', f'"seed":{number}')
+        (folder / MANIFEST_NAME).write_text(text.replace(".000000", f".{number:06d}"))
         store.lock_path(stage, key).touch()  # as making it leaves
 
 
+_STAGE, _KEY, _BEFORE = "the-stage", "a" * 64, "b" * 64
+
+
+def _key(number: int) -> str:
+    return f"{number:016x}".ljust(64, "0")
+
+
+def _manifest(made_from_another: bool) -> Manifest:
+    before = make_reference(Kind.CORPUS, stage=_STAGE, fingerprint=_BEFORE, digest="0" * 64)
+    return Manifest(
+        kind=Kind.CORPUS,
+        schema_version=1,
+        stage=_STAGE,
+        uses="ingest",
+        fingerprint=_KEY,
+        identity={"config": {"seed": 0}, "inputs": {}},
+        inputs={"corpus": before} if made_from_another else {},  # type: ignore[dict-item]
+        runtime={},
+        files={},
+        digest="0" * 64,
+        outcome=Outcome(summary="x"),
+        code={},
+        packages={},
+        started="2026-01-01T00:00:00.000000+00:00",
+        seconds=1.0,
+    )
+
+
 def measure_store(folder: Path, size: int) -> dict[str, float]:
-    """Look one artifact up, list all, and survey what may be collected."""
+    """Look one artifact up, plan a stage anew, list all, trace one that ends a chain, and survey what may go."""
     store = Store(folder / "store", folder / "cache")
     fill_store(store, size)
+    recipe = folder / "pipelines.yaml"
+    source = {"type": "path", "path": "x.jsonl", "category": "web", "language": "en"}
+    stages = {"stage1": {"uses": "ingest", "config": {"sources": [source]}}}
+    recipe.write_text(json.dumps({"recipe": "x", "stages": stages, "profiles": {"laptop": {"title": "x"}}}))
+    loaded = load_recipe(recipe, profile="laptop")
+    last = f"stage0/{_key((size - 1) // STAGES * STAGES)[:16]}"
 
     def collection() -> None:
         with collecting(store):
@@ -134,7 +163,9 @@ def measure_store(folder: Path, size: int) -> dict[str, float]:
 
     return {
         "look one artifact up": seconds(lambda: [store.find("stage0", "0" * 64) for _ in range(100)]) / 100,
+        "plan a stage that is to be made": seconds(lambda: make_plan(loaded, store), 1),
         "list artifacts": seconds(store.manifests, 1),
+        "trace an artifact": seconds(lambda: trace(store, last), 1),
         "survey for collection": seconds(collection, 1),
     }
 

@@ -20,6 +20,7 @@ from flows.reports import report_server
 from flows.server import free_port, prefect_environment, start_server
 from flows.server_process import last_lines, stop
 from flows.tied import tied_command
+from nanbeige_core.cores import usable_cores
 from nanbeige_core.errors import StageError
 from nanbeige_core.recipe.load import load_recipe_file
 
@@ -57,7 +58,7 @@ def _serve(*, file: Path, store: str, port: int | None, cores: int | None, say: 
         url = server.url
         from flows.deployments import POOL, register
 
-        names = register(recipe_file, path=file.absolute(), store=location, cores=cores or os.cpu_count() or 1)
+        names = register(recipe_file, path=file.absolute(), store=location, cores=cores or usable_cores())
         if "://" not in store:
             stack.enter_context(_reports(Path(location), url))
         worker = stack.enter_context(_worker(POOL, home, say))

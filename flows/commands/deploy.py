@@ -9,6 +9,7 @@ import typer
 
 from flows.console import FileOption, JsonOption, StoreOption, console, print_json, words_aside
 from flows.parameters import RECIPE_FILE
+from nanbeige_core.cores import usable_cores
 from nanbeige_core.errors import RecipeError
 from nanbeige_core.recipe.load import load_recipe_file
 
@@ -41,9 +42,7 @@ def deploy(
         from flows.deployments import WorkPool, register
 
         chosen = WorkPool(pool, json.loads(template.read_text(encoding="utf-8")) if template else None)
-        names = register(
-            recipe_file, path=file.absolute(), store=location, cores=cores or os.cpu_count() or 1, pool=chosen
-        )
+        names = register(recipe_file, path=file.absolute(), store=location, cores=cores or usable_cores(), pool=chosen)
         console.print(f"Deployments in the pool {pool}: {', '.join(names)}", highlight=False)
     if as_json:
         print_json({"pool": pool, "deployments": names})

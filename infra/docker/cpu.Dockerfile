@@ -1,5 +1,6 @@
 # The recipe on CPUs: the laptop profile, data stages, a Prefect worker, or the server (same package, other command).
-FROM python:3.11-slim-bookworm
+ARG BASE=python:3.11-slim-bookworm
+FROM $BASE
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
@@ -13,7 +14,8 @@ RUN apt-get update \
 
 WORKDIR /recipe
 COPY requirements/cpu.txt requirements/cpu.txt
-RUN python -m pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' requirements/cpu.txt)" \
+RUN python -m pip install "pip==26.3" "setuptools==84.2.1" "wheel==0.48.0" \
+    && python -m pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' requirements/cpu.txt)" \
     && grep -v '^torch==' requirements/cpu.txt > /tmp/lock.txt \
     && python -m pip install --no-deps -r /tmp/lock.txt
 

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, Timeout, lock_descriptor
 
 from nanbeige_core.artifacts.leases import COLLECTION_LOCK, leased_addresses
 from nanbeige_core.artifacts.manifest import MANIFEST_NAME, Manifest
@@ -75,7 +75,7 @@ def survey(store: Store, planned: Mapping[str, str], *, newest: int, age_seconds
     stage and `pages` pages of runs stay; nothing younger than `age_seconds` goes. Call it inside `collecting`. Raises
     ArtifactError for a pin that cannot be read.
     """
-    manifests = {manifest.reference.address: manifest for manifest in store.manifests()}
+    manifests = {manifest.address: manifest for manifest in store.manifests()}
     work = list(_work_directories(store))
     roots = _roots(store, planned, manifests, work, newest)
     kept = _with_ancestors(roots, manifests)
@@ -124,12 +124,15 @@ def collect(store: Store, item: Garbage) -> str:
 def is_held(store: Store, item: Garbage) -> bool:
     """Tell whether a living process holds the single-flight lock of a thing."""
     for path in _lock_files(store, item):
-        lock = FileLock(path)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        lock.release()
+            descriptor = os.open(path, os.O_RDWR)  # a FileLock costs more than all else that a survey does
+        except FileNotFoundError:
+            continue
+        try:
+            if not lock_descriptor(descriptor, blocking=False):
+                return True
+        finally:
+            os.close(descriptor)
     return False
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from nanbeige_core.artifacts.kinds import Kind
-from nanbeige_core.artifacts.references import AnyRef, ArtifactRef, make_reference
+from nanbeige_core.artifacts.references import AnyRef, ArtifactRef, address, make_reference
 from nanbeige_core.contract import Outcome
 
 MANIFEST_NAME = ".artifact.json"
@@ -69,6 +69,11 @@ class Manifest(BaseModel):
             if not name or name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
                 raise ValueError(f"{name!r} is no path below an artifact")
         return files
+
+    @property
+    def address(self) -> str:
+        """Return the readable address, `reference.address` without making a reference."""
+        return address(self.stage, self.fingerprint)
 
     @property
     def reference(self) -> ArtifactRef:

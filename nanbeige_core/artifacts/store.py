@@ -170,7 +170,7 @@ class Store:
 
     def unreadable(self) -> dict[str, str]:
         """Return `address -> problem` of every directory with a manifest that cannot be read."""
-        readable = {manifest.reference.address for manifest in self.manifests()}
+        readable = {manifest.address for manifest in self.manifests()}
         keys = ("/".join(name.rsplit("/", 3)[-3:-1]) for name in self._manifest_files("*"))
         return {key: "its manifest cannot be read" for key in keys if key not in readable}
 

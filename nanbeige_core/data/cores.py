@@ -1,33 +1,17 @@
-"""The cores that this process may use, and an ordered map over them.
+"""An ordered map over cores.
 
 Threads, not processes: the kernels, Arrow, SciPy and the tokenizers release the lock, a thread starts in no time, and
 nothing is copied. What a function returns must not depend on the other calls; then no result depends on the cores.
 """
 
-import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
-
-QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Where Linux says how much of the machine a container gets."""
-
-
-def usable_cores(quota: Path = QUOTA) -> int:
-    """Return how many cores this process may run on: what the scheduler or the container gives of the machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        given, period = quota.read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if given == "max" else max(1, min(cores, math.ceil(int(given) / int(period))))
 
 
 def map_in_order(function: Callable[[Item], Value], items: Iterable[Item], workers: int) -> Iterator[Value]:

@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanbeige_core.data.cores import usable_cores
+from nanbeige_core.cores import usable_cores
 
 Result = dict[str, Any]
 

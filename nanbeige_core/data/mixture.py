@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from nanbeige_core.contract import Job, Outcome, Plot, Section
-from nanbeige_core.data.cores import usable_cores
+from nanbeige_core.cores import usable_cores
 from nanbeige_core.data.dedup.shards import number_column
 from nanbeige_core.data.encoding.chunks import EncodedChunks, encode_chunks, read_chunk, report_engines
 from nanbeige_core.data.indexed_dataset import IndexedDatasetWriter

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from nanbeige_core.contract import Job, Outcome
-from nanbeige_core.data.cores import map_in_order, usable_cores
+from nanbeige_core.cores import usable_cores
+from nanbeige_core.data.cores import map_in_order
 from nanbeige_core.data.curation_report import Curation, TwinShare, report
 from nanbeige_core.data.decontamination import TargetIndex
 from nanbeige_core.data.dedup.audit import measure_twin_share

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from nanbeige_core.cores import QUOTA, usable_cores
 from nanbeige_core.doctor.finding import Finding
 
 LAPTOP_DISK_BYTES = 1e9
@@ -70,9 +71,9 @@ def check_memory() -> Finding:
     return Finding("memory", "ok", found)
 
 
-def check_cores() -> Finding:
-    """Compare the cores this process may use with the two of the laptop profile."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def check_cores(quota: Path = QUOTA) -> Finding:
+    """Compare the cores this process may use, those of its container at most, with the two of the laptop profile."""
+    cores = usable_cores(quota)
     level = "ok" if cores >= LAPTOP_CORES else "note"
     remedy = "" if level == "ok" else "it runs, in about twice the time"
     return Finding("cores", level, f"{cores} usable", remedy)

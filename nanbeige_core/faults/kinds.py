@@ -222,7 +222,9 @@ def _broken_again_and_again(
             break
         problems.append(problem)
     end = _gone_on(laboratory, trial)
-    return [problem or end for problem in problems] or [f"{MISSED}; {end}"]
+    if problems:
+        return [problem or end for problem in problems]
+    return [_missed(laboratory, trial, end)]
 
 
 def _broken_then_mended(
@@ -237,7 +239,13 @@ def _broken_then_mended(
     problem = _broken(laboratory, trial, break_it, words)
     between()
     end = _gone_on(laboratory, trial)
-    return f"{MISSED}; {end}" if problem is None else problem or end
+    return _missed(laboratory, trial, end) if problem is None else problem or end
+
+
+def _missed(laboratory: Laboratory, trial: Trial, end: str) -> str:
+    if end == MENDED:
+        laboratory.came_through(trial)
+    return f"{MISSED}; {end}"
 
 
 def _broken(laboratory: Laboratory, trial: Trial, break_it: Callable[[], object], words: str) -> str | None:

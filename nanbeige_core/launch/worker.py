@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from nanbeige_core.contract import Job, Outcome
+from nanbeige_core.cores import usable_cores
 from nanbeige_core.errors import StageInterruptedError
 from nanbeige_core.launch.job_file import PREEMPTED, JobFile, write_json
 from nanbeige_core.stages import STAGES
@@ -92,7 +93,7 @@ def used_resources() -> dict[str, float]:
     return {
         "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
         "peak_rss_bytes": 1024.0 * max(own.ru_maxrss, children.ru_maxrss),
-        "cores": float(os.cpu_count() or 1),
+        "cores": float(usable_cores()),
     }
 
 

@@ -26,7 +26,7 @@ class ArtifactView:
     @property
     def address(self) -> str:
         """Return the readable address."""
-        return self.manifest.reference.address
+        return self.manifest.address
 
     @property
     def key(self) -> Key:
@@ -131,16 +131,17 @@ class Lineage:
     def ordered(self) -> list[ArtifactView]:
         """Return all artifacts, inputs first."""
         done: dict[Key, ArtifactView] = {}
-
-        def visit(view: ArtifactView) -> None:
-            if view.key in done:
-                return
-            for upstream in view.inputs().values():
-                visit(upstream)
-            done[view.key] = view
-
-        for view in sorted(self._by_key.values(), key=lambda one: one.manifest.started):
-            visit(view)
+        entered: set[Key] = set()
+        pending = sorted(self._by_key.values(), key=lambda one: one.manifest.started, reverse=True)
+        while pending:  # no recursion: an artifact whose inputs were made again may have thousands of them behind it
+            view = pending[-1]
+            upstream = [one for one in view.inputs().values() if one.key not in entered and one.key not in done]
+            if upstream and view.key not in entered:
+                entered.add(view.key)
+                pending += reversed(upstream)
+            else:
+                pending.pop()
+                done.setdefault(view.key, view)
         return list(done.values())
 
     def model_history(self, view: ArtifactView) -> list[ArtifactView]:

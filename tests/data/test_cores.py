@@ -1,15 +1,8 @@
 import time
-from pathlib import Path
 
 import pytest
 
-from nanbeige_core.data.cores import map_in_order, usable_cores
-
-
-@pytest.mark.parametrize(("written", "cores"), [("max 100000", None), ("50000 100000", 1), ("nonsense", None)])
-def test_a_container_gets_the_cores_of_its_quota(tmp_path: Path, written: str, cores: int | None) -> None:
-    (tmp_path / "cpu.max").write_text(written)
-    assert usable_cores(tmp_path / "cpu.max") == (cores or usable_cores(tmp_path / "none"))
+from nanbeige_core.data.cores import map_in_order
 
 
 @pytest.mark.parametrize("workers", [1, 3])

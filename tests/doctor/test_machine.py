@@ -37,3 +37,13 @@ def test_a_machine_without_apt_is_told_which_texts_are_skipped(tmp_path: Path, m
     (found,) = machine.check_sources(tmp_path)
     assert found.level == "note"
     assert "manpages-zh" in found.found
+
+
+@pytest.mark.parametrize(("written", "level", "text"), [("50000 100000", "note", "1 usable"), ("nonsense", None, "")])
+def test_a_container_s_share_of_the_cores_is_counted(
+    tmp_path: Path, written: str, level: str | None, text: str
+) -> None:
+    (tmp_path / "cpu.max").write_text(written)
+    found = machine.check_cores(tmp_path / "cpu.max")
+    without = machine.check_cores(tmp_path / "none")
+    assert (found.level, found.found) == ((level, text) if level else (without.level, without.found))

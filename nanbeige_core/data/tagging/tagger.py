@@ -11,9 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nanbeige_core.contract import Job
+from nanbeige_core.cores import usable_cores
 from nanbeige_core.data.annotators import LABELS
 from nanbeige_core.data.character_model import CharacterModel
-from nanbeige_core.data.cores import usable_cores
 from nanbeige_core.data.executors import LocalPool, ProcessPool, Result, run_phase
 from nanbeige_core.data.ingest import CORPUS_SCHEMA
 from nanbeige_core.data.student import Student, featurise, predict_labels
