@@ -23,13 +23,15 @@ COPY pyproject.toml README.md LICENSE pipelines.yaml ./
 COPY nanbeige_core nanbeige_core
 COPY tasks tasks
 COPY flows flows
+# the code sandbox is built once, below the interpreter, which is root's
 RUN python -m pip install --no-deps --no-build-isolation -e . \
+    && python -m nanbeige_core.verify.component \
     && useradd --create-home --uid 1000 recipe \
     && mkdir /data \
-    && chown 1000 /data /recipe
+    && chown -R 1000 /data /recipe
 USER 1000
-# the code sandbox, built once in the image
-RUN python -m nanbeige_core.verify.component
+# the kernels of deduplication and encoding; Numba keeps them beside the modules, where only their owner looks
+RUN python -m nanbeige_core.data.compiled
 VOLUME /data
 ENTRYPOINT ["tini", "-g", "--"]
 CMD ["nanbeige", "run", "--profile", "laptop", "--store", "/data/store"]

@@ -27,12 +27,14 @@ COPY nanbeige_core nanbeige_core
 COPY tasks tasks
 COPY flows flows
 RUN python -m pip install -c requirements/gpu-versions.txt -e ".[s3]" \
+    && python -m nanbeige_core.verify.component \
     && userdel --remove ubuntu \
     && useradd --create-home --uid 1000 recipe \
     && mkdir /data \
-    && chown 1000 /data /recipe
+    && chown -R 1000 /data /recipe
 USER 1000
-RUN python -m nanbeige_core.verify.component
+# the kernels of deduplication and encoding; Numba keeps them beside the modules, where only their owner looks
+RUN python -m nanbeige_core.data.compiled
 VOLUME /data
 ENTRYPOINT ["tini", "-g", "--"]
 CMD ["nanbeige", "run", "--profile", "ablation-1b", "--store", "/data/store"]

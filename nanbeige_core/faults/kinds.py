@@ -73,8 +73,9 @@ def _run_killed(laboratory: Laboratory, stage: str, rng: random.Random) -> list[
 
 
 def _resume_state_cut(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
-    """Kill the worker and truncate a file of what it left."""
+    """Kill the worker and truncate a file of what it left; one that left nothing was not hit."""
     trial = laboratory.trial(stage)
+    truncated: list[str] = []
     moment = rng.uniform(0.3, 1) * laboratory.seconds(stage)
 
     def act(worker: ForkedWorker) -> None:
@@ -91,8 +92,10 @@ def _resume_state_cut(laboratory: Laboratory, stage: str, rng: random.Random) ->
         if files:
             path = rng.choice(files)
             os.truncate(path, rng.randrange(max(path.stat().st_size, 1)))
+            truncated.append(path.name)
 
-    return _broken_then_mended(laboratory, trial, break_it, between=cut)
+    end = _broken_then_mended(laboratory, trial, break_it, between=cut)
+    return f"{MISSED}; {end}" if end == MENDED and not truncated else end
 
 
 def _artifact_cut(laboratory: Laboratory, stage: str, rng: random.Random) -> str:
