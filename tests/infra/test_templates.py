@@ -155,6 +155,12 @@ def filled(value: Any, values: dict[str, Any]) -> Any:
     return values[whole.group(1)] if whole else value
 
 
+@pytest.mark.parametrize("path", sorted(INFRA.rglob("*.sh")), ids=lambda path: path.name)
+def test_the_scripts_are_valid_shell(path: Path) -> None:
+    assert run("sh", "-n", str(path)).returncode == 0
+    assert run("sh", "-n", text=path.read_text() + "\nif true\n").returncode != 0, "the shell looks"
+
+
 def test_the_slurm_scripts_are_valid_shell_with_known_options(tmp_path: Path) -> None:
     runtime = {
         "launcher": "slurm",
