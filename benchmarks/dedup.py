@@ -6,8 +6,8 @@ Each side runs as a process of its own, imports included, on the same Parquet fi
 per CPU-second (user and system time of the process tree). Truth is every pair of documents with word 5-gram Jaccard of
 at least 0.8. Reported are: documents removed, those of them without any kept twin (lost), removal recall (removed
 documents that had to go, over those and the ones that an exact pass would still remove), and peak memory. The slow
-peers run on fewer documents, beside this project on the same ones; what a further document takes follows from both sizes.
-Exit status 1 when a goal of the project is missed.
+peers run on fewer documents, beside this project on the same ones; what a further document takes follows from both
+sizes. Exit status 1 when a goal of the project is missed.
 """
 
 import argparse
