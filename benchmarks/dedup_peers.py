@@ -126,7 +126,7 @@ def datatrove(corpus: Path, work: Path) -> Iterable[str]:
 
     config = MinhashConfig(n_grams=GRAM, num_buckets=BANDS, hashes_per_bucket=ROWS)
     tasks = len(list(corpus.glob("*.parquet")))
-    reader = ParquetReader(str(corpus), text_key="text", id_key="id")
+    reader = ParquetReader(str(corpus), text_key="text", id_key="id", glob_pattern="*.parquet", recursive=False)
     stages = [
         (tasks, [reader, MinhashDedupSignature(str(work / "sign"), config=config)]),
         (BANDS, [MinhashDedupBuckets(str(work / "sign"), str(work / "buckets"), config=config)]),
@@ -160,6 +160,7 @@ def text_dedup(corpus: Path, work: Path) -> Iterable[str]:
         ngram_size = {GRAM}
         min_length = 1
         threshold = 0.8
+        check_false_positive = true
         num_proc = 2
         [output]
         output_dir = "{work}/kept"

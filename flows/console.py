@@ -15,6 +15,7 @@ from rich.table import Table
 
 from flows.completion import complete_artifact, complete_override, complete_profile, complete_stage
 from flows.loading import load
+from flows.tables import print_table
 from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.recipe.plan import Plan, Selection, make_plan
@@ -156,16 +157,4 @@ def print_summary(now: Plan, before: Plan, store: str) -> list[dict[str, Any]]:
 
 def print_rows(rows: list[dict[str, Any]], title: str) -> None:
     """Print rows as a table with the columns of all of them; nothing for no rows."""
-    if not rows:
-        return
-    table = Table(title=title or None, title_justify="left")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_text(row.get(column, ""))) for column in columns))
-    console.print(table)
-
-
-def _text(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    print_table(console, rows, title)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.errors import RecipeError
 from nanbeige_core.recipe.configs.base import ModelConfig
+from nanbeige_core.recipe.configs.data import IngestConfig, RetrievalDedupConfig
 from nanbeige_core.recipe.configs.distill import DpdConfig, PreferencePairsConfig, TeacherLogitsConfig
 from nanbeige_core.recipe.configs.rl import RlConfig, RolloutsConfig
 from nanbeige_core.recipe.configs.sft import RefinementConfig
@@ -145,6 +146,24 @@ def _check_stored(place: str, config: RlConfig, maker: str, made: RolloutsConfig
             f"{place}.steps is {config.steps}, but its rollouts ({maker}) hold {made.steps} steps. Raise "
             f"{maker}.steps, or lower the other to {made.steps}."
         )
+
+
+def check_sources(stages: "Mapping[str, Stage]", path: Path) -> None:
+    """Raise RecipeError where seeds may only recall documents of a source that the corpus does not have."""
+    for name, stage in stages.items():
+        if not isinstance(stage.config, RetrievalDedupConfig) or not stage.config.trusted_sources:
+            continue
+        tagged = stages.get(stage.inputs.get("tagged", ""))
+        corpus = stages.get(tagged.inputs.get("corpus", "")) if tagged else None
+        if corpus is None or not isinstance(corpus.config, IngestConfig):
+            continue  # an adopted corpus has sources of its own
+        known = {source.name or Path(getattr(source, "path", "")).stem for source in corpus.config.sources}
+        unknown = [source for source in stage.config.trusted_sources if source not in known]
+        if unknown:
+            raise RecipeError(
+                f"{path}: stages.{name}.trusted_sources names {', '.join(unknown)}, which {corpus.name} does not read: "
+                f"no seed could recall a document of it. Its sources are {', '.join(sorted(known))}."
+            )
 
 
 def tokenizer_of(stages: "Mapping[str, Stage]", name: str) -> str | None:

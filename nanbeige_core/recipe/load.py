@@ -14,7 +14,13 @@ from pydantic import BaseModel, ValidationError
 from nanbeige_core.contract import Runtime
 from nanbeige_core.errors import RecipeError, nearest
 from nanbeige_core.recipe.configs.base import IdentityConfig
-from nanbeige_core.recipe.consistency import check_judges, check_layouts, check_rollouts, check_tokenizers
+from nanbeige_core.recipe.consistency import (
+    check_judges,
+    check_layouts,
+    check_rollouts,
+    check_sources,
+    check_tokenizers,
+)
 from nanbeige_core.recipe.measures import known_measures, require_measure
 from nanbeige_core.recipe.overrides import apply_overrides, touched_stages
 from nanbeige_core.recipe.schedules import check_schedules
@@ -140,6 +146,7 @@ class RecipeSource:
         check_judges(kept.stages, self.path)
         check_tokenizers(kept.stages, self.path)
         check_rollouts(kept.stages, self.path)
+        check_sources(kept.stages, self.path)
         return kept
 
     def checked_recipe(self, profile: str, overrides: list[str]) -> Recipe:

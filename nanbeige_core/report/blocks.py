@@ -1,6 +1,6 @@
 """The building blocks of every page: what a chapter is made of, and a stage's sections as such blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,10 @@ _SAMPLE_COLUMNS = frozenset(
 )  # fmt: skip
 _LONG_TEXT = 48
 _NARROW_COLUMNS = 7
-_NARROW_CHARACTERS = 52
+_HALF_PAGE = 76
+"""Characters that stand side by side in half a page, with two between the columns."""
+_WRAPPED = 24
+"""A longer text in a cell is wrapped."""
 _GOOD = frozenset({"correct", "kept", "value", "HIT", "ran", "reused"})
 _BAD = frozenset({"wrong", "dropped", "failed"})
 
@@ -72,12 +75,16 @@ def section_block(section: Section, *, folded: bool = False) -> Block:
         table=[] if samples else list(section.table),
         cards=[as_card(row) for row in section.table] if samples else [],
         folded=folded,
-        wide=samples or _is_wide({column for row in section.table for column in row}),
+        wide=samples or _is_wide(section.table),
     )
 
 
-def _is_wide(columns: set[str]) -> bool:
-    return len(columns) > _NARROW_COLUMNS or sum(map(len, columns)) > _NARROW_CHARACTERS
+def _is_wide(rows: Sequence[Row]) -> bool:
+    widths: dict[str, int] = {}
+    for row in rows:
+        for column, value in row.items():
+            widths[column] = max(widths.get(column, len(column)), min(_WRAPPED, len(str(value))))
+    return len(widths) > _NARROW_COLUMNS or sum(width + 2 for width in widths.values()) > _HALF_PAGE
 
 
 def holds_samples(section: Section) -> bool:

@@ -245,6 +245,10 @@ def test_an_input_that_cannot_be_read_is_refused(override: str, words: str) -> N
         ),
         (["teacher.runtime.virtual_pipeline=2"], "needs runtime.pipeline_parallel > 1"),
         (["teacher.runtime.context_parallel=2"], "ring attention, which has no CPU path"),
+        (
+            ["retrieval_dedup.trusted_sources=[stdlib-code, stdlib-kode]"],
+            "names stdlib-kode, which ingest does not read.*stdlib-code",
+        ),
     ],
 )
 def test_what_stages_together_get_wrong_is_refused_before_anything_runs(overrides: list[str], words: str) -> None:

@@ -114,15 +114,17 @@ def test_chat_samples_are_shown_turn_by_turn(store: Store) -> None:
     ]
 
 
-def test_a_mixture_lists_sets_with_their_weight_in_each_phase(store: Store) -> None:
+def test_a_mixture_lists_the_tokens_of_each_set(store: Store) -> None:
+    sizes = {"hq-code": (900, 3), "mq-code": (300, 0)}
     content = {
-        "sets": [{"name": "hq-code", "tokens": 900, "documents": 3}],
-        "phases": {"warmup": {"hq-code": 1.0}, "decay": {"hq-code": 0.25}},
+        "sets": [{"name": name, "tokens": tokens, "documents": count} for name, (tokens, count) in sizes.items()]
     }
     files = {"mixture.json": as_json(content), "sidecar.parquet": as_table([{"tokens": 100}, {"tokens": 800}])}
     sections = inspect(store, seal_stage(store, plan_of(store), "mixture", Outcome(summary="m"), files))
-    row = {"set": "hq-code", "documents": 3, "tokens": 900, "warmup": 1.0, "decay": 0.25}
-    assert section(sections, "Sets and their weights").table == [row]
+    assert section(sections, "Tokens of each set").table == [
+        {"set": "hq-code", "documents": 3, "tokens": 900, "share": "█" * 15 + " 75.0%"},
+        {"set": "mq-code", "documents": 0, "tokens": 300, "share": "█" * 5 + " 25.0%"},
+    ]
 
 
 def test_a_checkpoint_has_nothing_to_inspect(store: Store) -> None:

@@ -23,9 +23,11 @@ def shingles_into(units: NDArray[np.uint64], count: int, size: int, shingles: ND
     """Write the hash of every run of `size` units into `shingles`; return how many there are."""
     total = max(0, count - size + 1)
     found = shingles[:total]
-    found[:] = np.uint64(size)
+    begin = np.uint64(size) * FNV_PRIME
+    for start in range(total):
+        found[start] = mix(begin + units[start])
     # one unit of all runs after the other, so that the compiler can take several runs at once
-    for offset in range(size if total else 0):
+    for offset in range(1, size if total else 0):
         units_S = units[offset : offset + total]
         for start in range(total):
             found[start] = mix(found[start] * FNV_PRIME + units_S[start])

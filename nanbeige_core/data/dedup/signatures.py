@@ -49,20 +49,22 @@ def sign_shard(task: ShardTask) -> Result:
 
     Keys are one per LSH band, or the shingles of the prefix in exact mode, and one of the whole text.
     """
-    keys: list[NDArray[Any]] = []
+    keys: list[NDArray[np.uint64]] = []
+    owners: list[NDArray[np.uint32]] = []
     ids: list[NDArray[np.uint64]] = []
     sources: dict[str, int] = {}
     frequencies = np.load(task.frequencies, mmap_mode="r") if task.frequencies else None
     first = 0
     for batch in read_batches(task.shard, task.columns):
-        keys.append(_batch_keys(batch, first, task.settings, frequencies))
+        batch_keys, batch_owners = _batch_keys(batch, first, task.settings, frequencies)
+        keys.append(batch_keys)
+        owners.append(batch_owners)
         ids.append(hash_bytes(*text_buffers(batch.column("id"))))
         for found in batch.column("source").value_counts().to_pylist():
             sources[found["values"]] = sources.get(found["values"], 0) + found["counts"]
         first += batch.num_rows
-    rows = np.concatenate(keys) if keys else np.empty(0, KEY_ROW)
     task.folder.mkdir(parents=True, exist_ok=True)
-    write_array(task.folder / "keys.npy", rows[np.argsort(rows["key"], kind="stable")])
+    write_array(task.folder / "keys.npy", _sorted_rows(keys, owners))
     write_array(task.folder / "ids.npy", np.concatenate(ids) if ids else np.empty(0, np.uint64))
     identity = {"settings": task.settings.signature_identity(), "shard": str(task.shard), "documents": first}
     identity["bytes"] = task.shard.stat().st_size
@@ -115,9 +117,19 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def _sorted_rows(keys: list[NDArray[np.uint64]], owners: list[NDArray[np.uint32]]) -> NDArray[Any]:
+    """Return the keys of a shard as KEY_ROW, sorted by key; equal keys come in any order, which decides nothing."""
+    key = np.concatenate([np.empty(0, np.uint64), *keys])
+    # both as arrays of their own: sorting and gathering the fields of a structured array takes five times as long
+    order = np.argsort(key)
+    rows = np.empty(len(key), KEY_ROW)
+    rows["key"], rows["row"] = key[order], np.concatenate([np.empty(0, np.uint32), *owners])[order]
+    return rows
+
+
 def _batch_keys(
     batch: pa.RecordBatch, first: int, settings: DedupSettings, frequencies: NDArray[np.uint8] | None
-) -> NDArray[Any]:
+) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     data, offsets = text_buffers(batch.column("text"))
     documents = batch.num_rows
     rows = np.arange(first, first + documents, dtype=np.uint32)
@@ -139,6 +151,4 @@ def _batch_keys(
         keys = np.empty(int(sizes.sum()), np.uint64)
         counts = prefix_keys(sets, sizes, frequencies, settings.jaccard, keys)
         keys, owners, folds = keys[: counts.sum()], np.repeat(rows, counts), folds_D2[:, 0]
-    result = np.empty(len(keys) + documents, KEY_ROW)
-    result["key"], result["row"] = np.concatenate([keys, folds]), np.concatenate([owners, rows])
-    return result
+    return np.concatenate([keys, folds]), np.concatenate([owners, rows])

@@ -10,6 +10,7 @@ from nanbeige_core.contract import Plot, Section
 from nanbeige_core.report.artifact_files import ArtifactFiles
 from nanbeige_core.report.counting import count_rows, cross_counted
 from nanbeige_core.report.inspection.reading import (
+    bar,
     count_by,
     decile_rows,
     histogram_section,
@@ -67,18 +68,18 @@ def inspect_pass_rates(files: ArtifactFiles, examples: int) -> list[Section]:
 
 
 def inspect_mixture(files: ArtifactFiles, examples: int) -> list[Section]:
-    """Return tokens and documents of each set, weights by phase, and how long documents are."""
+    """Return tokens and documents of each set (the stage reports its weight in each phase), and how long they are."""
     del examples  # token ids are no examples to read
-    content: dict[str, Any] = files.read_json("mixture.json")
-    phases: dict[str, dict[str, float]] = content["phases"]
+    sets: list[dict[str, Any]] = files.read_json("mixture.json")["sets"]
+    total = max(1, sum(entry["tokens"] for entry in sets))
     table = [
         {
             "set": entry["name"],
             "documents": entry["documents"],
             "tokens": entry["tokens"],
-            **{phase: round(weights.get(entry["name"], 0.0), 4) for phase, weights in phases.items()},
+            "share": bar(entry["tokens"] / total),
         }
-        for entry in content["sets"]
+        for entry in sets
     ]
     plot = Plot(
         kind="bar",
@@ -91,7 +92,7 @@ def inspect_mixture(files: ArtifactFiles, examples: int) -> list[Section]:
         "Tokens of a document", np.log10(np.maximum(score_of_rows(files, "sidecar.parquet", "tokens"), 1)),
         x_label="log10 of tokens", unit="documents",
     )  # fmt: skip
-    return [Section(title="Sets and their weights", table=table, plot=plot), *([lengths] if lengths else [])]
+    return [Section(title="Tokens of each set", table=table, plot=plot), *([lengths] if lengths else [])]
 
 
 def _cross(files: ArtifactFiles, pattern: str, columns: tuple[str, str], unit: str, *, turned: bool = False) -> Section:
