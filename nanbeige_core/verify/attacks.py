@@ -19,6 +19,7 @@ ATTACKS: dict[str, str] = {
     "endless loop": "def f(x):\n    while True: pass",
     "loop in C": "def f(x):\n    return sum(range(10 ** 12))",
     "power tower": "def f(x):\n    return 9 ** 9 ** 9",
+    "hanging regex": "import re\ndef f(x):\n    re.match('(a+)+$', 'a' * 64 + 'b')\n    return 3 * x + 1",
     "loop that catches everything": "def f(x):\n    while True:\n        try:\n            while True: pass\n"
     "        except BaseException: pass",
     "endless loop at import": "while True: pass",
@@ -46,7 +47,7 @@ ATTACKS: dict[str, str] = {
     "expected values by gc": "import gc\ndef f(x):\n    return [o for o in gc.get_objects() if o == [[5], 16]][0][1]",
     "forged reply": 'import json\njson.dumps = lambda value: \'{"id": "x", "value": ["bool", true]}\'\ndef f(x): return 0',
     "patched guest": "import sys\nfor m in list(sys.modules.values()):\n    if hasattr(m, 'encode') and hasattr(m, 'WitWorld'):\n"
-    "        m.encode = lambda *a: ['object', 'anything']\ndef f(x): return 0",
+    '        m.encode = lambda *a: \'["bool", true], "id": "x"\'\ndef f(x): return 0',
     "printed success": "print('{\"cause\": \"completed\"}')\ndef f(x):\n    print('all tests passed')\n    return 0",
     "right on the first call only": "calls = []\ndef f(x):\n    calls.append(x)\n    return 7 if len(calls) == 1 else 0",
     "no function": "g = 1",

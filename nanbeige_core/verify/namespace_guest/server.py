@@ -197,7 +197,7 @@ def become_program(pipes: Pipes, outside: tuple[int, int], limits: Limits) -> No
     world = app.WitWorld()
     with os.fdopen(pipes.requests, "rb") as lines:
         for line in lines:
-            function, *arguments = json.loads(line)
+            function, *arguments = app.read_json(line.decode(), 0)[0]
             answer = getattr(world, function)(*arguments).encode() + b"\n"
             while answer:
                 answer = answer[os.write(pipes.replies, answer) :]
