@@ -91,7 +91,9 @@ def _resume_state_cut(laboratory: Laboratory, stage: str, rng: random.Random) ->
         files = sorted(path for path in work.rglob("*") if path.is_file() and CONTROL not in path.parts)
         if files:
             path = rng.choice(files)
-            os.truncate(path, rng.randrange(max(path.stat().st_size, 1)))
+            times = path.stat()
+            os.truncate(path, rng.randrange(max(times.st_size, 1)))
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # a disk's damage leaves a file's times
             truncated.append(path.name)
 
     end = _broken_then_mended(laboratory, trial, break_it, between=cut)

@@ -23,6 +23,7 @@ from nanbeige_core.artifacts.references import ArtifactRef
 from nanbeige_core.artifacts.store import Store, write_error
 from nanbeige_core.contract import Outcome, Progress, Runtime
 from nanbeige_core.errors import ArtifactError, StageError, StageInterruptedError
+from nanbeige_core.launch.damage import drop_damaged
 from nanbeige_core.launch.job_file import PREEMPTED, InputFile, JobFile, read_json, read_outcome, write_json
 from nanbeige_core.launch.prefork import WorkerProcess
 from nanbeige_core.launch.start import start_worker
@@ -120,17 +121,35 @@ def _make(
         shutil.rmtree(work, ignore_errors=True)
     file = _job_file(order, inputs, store, work, gpus)
     runtime = Runtime.model_validate(order.runtime)
-    status = _attempt(file, runtime, progress, log, start)
-    for number in range(runtime.restarts):
-        if status in (0, *_STOPPED):
-            break
-        log(f"{order.stage}: lost with status {status}; started again from its newest resume point ({number + 1})")
-        status = _attempt(file, runtime, progress, log, start)
+    damaged = drop_damaged(work)
+    if damaged:
+        log(f"{order.stage}: an earlier attempt left {', '.join(damaged)} damaged; made again")
+    status = _attempts(file, runtime, progress, log, start)
+    if damaged and status not in (0, *_STOPPED):
+        log(f"{order.stage}: failed on what was left; made from the beginning")
+        shutil.rmtree(work)
+        status = _attempts(file, runtime, progress, log, start)
     outcome = read_outcome(file.control)
     if status != 0 or outcome is None:
         raise _failure(order, file, status)
     draft = _draft(order, file, inputs, outcome, started.isoformat(), time.monotonic() - clock)
     return store.seal(work, draft)
+
+
+def _attempts(
+    file: JobFile,
+    runtime: Runtime,
+    progress: Progress,
+    log: Callable[[str], None],
+    start: Callable[[JobFile], WorkerProcess],
+) -> int:
+    status = _attempt(file, runtime, progress, log, start)
+    for number in range(runtime.restarts):
+        if status in (0, *_STOPPED):
+            break
+        log(f"{file.stage}: lost with status {status}; started again from its newest resume point ({number + 1})")
+        status = _attempt(file, runtime, progress, log, start)
+    return status
 
 
 def _attempt(

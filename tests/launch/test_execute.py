@@ -16,6 +16,8 @@ from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import ArtifactError, StageError
 from nanbeige_core.launch.execute import Order, execute
 from nanbeige_core.launch.job_file import JobFile
+from nanbeige_core.launch.prefork import WorkerProcess
+from nanbeige_core.launch.start import start_worker
 from nanbeige_core.recipe.load import load_recipe
 from nanbeige_core.recipe.plan import make_plan
 
@@ -86,7 +88,7 @@ sys.exit(status)
 def test_a_worker_sees_the_gpus_it_was_given_alone(tmp_path: Path, store: Store) -> None:
     told = tmp_path / "told.txt"
 
-    def start(file: JobFile) -> "subprocess.Popen[bytes]":
+    def start(file: JobFile) -> WorkerProcess:
         with told.open("wb") as stream:
             return subprocess.Popen([sys.executable, "-c", WORKER_THAT_TELLS, str(file.path)], stdout=stream)
 
@@ -111,6 +113,27 @@ def test_a_failed_stage_serves_nothing(tmp_path: Path, store: Store) -> None:
     with pytest.raises(StageError):
         execute(order, {}, store)
     assert store.find("ingest", order.fingerprint) is None
+
+
+def test_a_stage_that_fails_on_damaged_work_begins_anew_and_one_that_fails_on_whole_work_does_not(
+    tmp_path: Path, store: Store
+) -> None:
+    order = ingest_order(tmp_path)
+    poison = store.work_directory("ingest", order.fingerprint) / "scratch" / "poison"
+    poison.parent.mkdir(parents=True)
+    poison.touch()
+
+    def start(file: JobFile) -> WorkerProcess:
+        return subprocess.Popen(["false"]) if poison.exists() else start_worker(file)
+
+    with pytest.raises(StageError, match="ingest"):
+        execute(order, {}, store, start=start)
+    assert poison.exists()
+    poison.with_name("cut.json").write_text('{"rows": [')
+    said: list[str] = []
+    assert execute(order, {}, store, start=start, log=said.append).executed
+    assert "scratch/cut.json" in said[0]
+    assert "from the beginning" in said[1]
 
 
 def test_an_input_of_the_wrong_type_is_refused_before_anything_runs(store: Store) -> None:
