@@ -21,5 +21,5 @@ _FILTER = _NoTraceback()
 
 def hide_tracebacks() -> None:
     """Keep tracebacks of stages' errors from the terminal; the log of the stage and Prefect's pages have them."""
-    for handler in logging.getLogger("prefect").handlers:
+    for handler in logging.getLogger().handlers:  # Prefect's console is the root logger's
         handler.addFilter(_FILTER)  # twice is once
