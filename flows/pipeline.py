@@ -12,6 +12,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.loading import load
 from flows.parameters import ALL, RECIPE_FILE, override_lines, stage_or_none
+from flows.plain_log import hide_tracebacks
 from flows.running import RunFailedError, RunResult, run_plan
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.recipe.plan import Plan, Selection, make_plan
@@ -132,6 +133,7 @@ def _show_plan(plan: Plan) -> None:
 def _execute(plan: Plan, store: str) -> RunResult:
     """Run the plan and report what was made, also when a stage failed."""
     started = time.monotonic()
+    hide_tracebacks()
     try:
         result = run_plan(plan, store=store, cache=cache_directory(store))
     except RunFailedError as error:

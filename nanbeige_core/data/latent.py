@@ -28,7 +28,7 @@ def dense_vectors(counts: sparse.csr_matrix, size: int, seed: int) -> NDArray[np
     from sklearn.utils.extmath import randomized_svd
 
     weights = weigh(counts, inverse_frequency(counts))
-    size = min(size, min(shape_of(weights)) - 1)
+    size = _rank(size, weights)
     left, values, _ = randomized_svd(weights, size, n_iter=2, random_state=seed)  # pyright: ignore[reportArgumentType]
     return _unit((left * values).astype(np.float32))
 
@@ -95,9 +95,14 @@ def _fit(counts: sparse.csr_matrix, size: int, seed: int) -> LatentEmbedding:
 
     weights_F = inverse_frequency(counts)
     pool = weigh(counts, weights_F)
-    size = min(size, min(shape_of(pool)) - 1)
+    size = _rank(size, pool)
     _, _, right_VF = randomized_svd(pool, size, n_iter=2, random_state=seed)  # pyright: ignore[reportArgumentType]
     return LatentEmbedding(weights_F, right_VF)
+
+
+def _rank(size: int, weights: sparse.csr_matrix) -> int:
+    """Return how many dimensions a pool can have: one less than documents and terms, and one for a single document."""
+    return max(1, min(size, min(shape_of(weights)) - 1))
 
 
 def _weigh_rows(counts: sparse.csr_matrix, weights_F: NDArray[np.float32]) -> sparse.csr_matrix:

@@ -39,6 +39,9 @@ PULL_TO_MEAN = 0.02
 """Penalty per document that pulls the weights of the score to the plain mean."""
 
 SAMPLE_COLUMNS = ("id", "text", "language", "provenance")
+LEAST_TAUGHT = 2 * FOLDS
+"""Documents that the tagger is taught with: two for each fold."""
+
 REFERENCE_DOCUMENTS = 2500
 """Documents the character model reads; none of them is held out."""
 
@@ -102,6 +105,11 @@ def draw(folder: Path, config: QualityTaggingConfig) -> tuple[list[dict[str, Any
     random.Random(config.seed).shuffle(order)
     clean = int(config.annotated_documents * (1 - config.corrupted_share))
     held_out = int(clean * config.held_out_share)
+    if len(order) < held_out + LEAST_TAUGHT:
+        raise ValueError(
+            f"the corpus has {len(order)} documents; {held_out} are held out and at least {LEAST_TAUGHT} others teach "
+            "the tagger. Lower annotated_documents or ingest more."
+        )
     sample = take_rows(folder, order[:clean], SAMPLE_COLUMNS)
     # held-out documents come first and stay out of the language model's reference
     return sample, take_rows(folder, order[held_out : held_out + REFERENCE_DOCUMENTS], SAMPLE_COLUMNS)

@@ -1,3 +1,4 @@
+import json
 import random
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def tag(make_job: MakeJob, name: str, **changes: object) -> tuple[Outcome, Path]
     config = QualityTaggingConfig.model_validate({"annotated_documents": 500, **changes})
     job = make_job(name, config, corpus=(Kind.CORPUS, corpus.work))
     return quality_tagging.run(job), job.work
+
+
+def test_too_few_documents_to_teach_the_tagger_are_an_error(make_job: MakeJob, tmp_path: Path) -> None:
+    table = tmp_path / "few.jsonl"
+    table.write_text("\n".join(json.dumps({"text": f"{TEXT} {number}"}) for number in range(5)))
+    sources = [{"type": "path", "path": str(table), "category": "web"}]
+    corpus = make_job("corpus", IngestConfig.model_validate({"sources": sources}))
+    ingest.run(corpus)
+    job = make_job("few", QualityTaggingConfig(annotated_documents=100), corpus=(Kind.CORPUS, corpus.work))
+    with pytest.raises(ValueError, match="has 5 documents; 12 are held out and at least 8 others teach"):
+        quality_tagging.run(job)
 
 
 def test_there_are_twenty_labels() -> None:

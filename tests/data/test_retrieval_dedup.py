@@ -209,6 +209,12 @@ def test_items_of_a_table_of_ones_own_are_kept_out_and_each_must_be_readable(mak
         curated(make_job, problems, "broken", rows, evaluation_tables=tables)
 
 
+def test_a_pool_of_which_one_document_is_left_is_curated(make_job: MakeJob, problems: Path) -> None:
+    result = curated(make_job, problems, "one", [document(name, prose(1)) for name in "abc"])
+    assert [row["id"] for row in result["kept"]] == ["a"]
+    assert {(row["reason"], row["kept_id"]) for row in result["dropped"]} == {("exact_duplicate", "a")}
+
+
 def test_a_pool_of_which_nothing_is_left_is_an_error_with_the_reasons(make_job: MakeJob, problems: Path) -> None:
     rows = [document(str(number), prose(number), gate="readability<1") for number in range(3)]
     with pytest.raises(EmptyPoolError, match="'gate_readability': 3"):

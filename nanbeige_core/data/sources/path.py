@@ -127,7 +127,10 @@ def _read_parquet(file: Path, text_field: str) -> Iterator[PathRow]:
                 yield from _column_rows(file, number, batch.column(0))
                 number += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # damaged pages show only when rows are read
-        raise SourceError(f"{file}: not a readable Parquet file ({error}).") from error
+        raise SourceError(
+            f"{file}: not a readable Parquet file ({error}). It may be damaged: write it again, or leave it out of "
+            "`path`."
+        ) from error
 
 
 def _rows_at_once(parquet: pq.ParquetFile) -> int:
@@ -148,7 +151,10 @@ def _read_arrow(file: Path, text_field: str) -> Iterator[PathRow]:
                 yield from _column_rows(file, number, batch.column(text_field))
                 number += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{file}: not a readable Arrow stream ({error}).") from error
+        raise SourceError(
+            f"{file}: not a readable Arrow stream ({error}). It may be damaged: write it again, or leave it out of "
+            "`path`."
+        ) from error
 
 
 def _column_rows(file: Path, first: int, column: pa.Array) -> Iterator[PathRow]:
@@ -177,7 +183,12 @@ def _require_field(file: Path, schema: pa.Schema, text_field: str) -> None:
         )
     kind = schema.field(text_field).type
     if not _is_text(kind):
+        texts = [field.name for field in schema if _is_text(field.type)]
         raise SourceError(
-            f"{file}: column {text_field!r} holds {kind}, expected text. Set `text_field` of this source to another of "
-            f"{', '.join(schema.names)}."
+            f"{file}: column {text_field!r} holds {kind}, expected text. "
+            + (
+                f"Set `text_field` of this source to another column: {', '.join(texts)}."
+                if texts
+                else "No column of it holds text: write the documents as strings."
+            )
         )
