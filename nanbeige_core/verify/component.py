@@ -1,7 +1,11 @@
 """Build CPython as a WebAssembly component once, and keep its compiled form in a cache directory.
 
-The name carries a digest of the guest's sources and of the tools that made it, so a change of either builds anew and
-two machines with one name run one interpreter. Building takes about 15 s and compiling 15 s; loading takes 5 ms.
+The name carries a digest of the guest's sources and of the tools that made it, so a change of either builds anew.
+Building takes about 15 s and compiling 15 s; loading takes 5 ms.
+
+Two builds under one name are not the same bytes: componentize-py does not hand on the hash seed (its issue 247), so
+each build has its own order of sets of texts, and fuel differs by up to half a percent. Machines whose verdicts must
+agree to the last instruction share one build, copied or made with their image; `build_digest` tells builds apart.
 """
 
 import hashlib
@@ -21,7 +25,8 @@ INSTALLED = Path(sys.prefix) / "share" / "nanbeige"
 """Where the project's set-up leaves the compiled guest, so that no stage has to wait for it."""
 BUILD_SECONDS = 600.0
 HASH_SEED = "0"
-"""The interpreter is snapshotted after start-up, so the seed of the build decides the order of sets at run time."""
+"""Asked of the build, for a componentize-py that hands it on: the snapshot is taken after start-up, so its seed decides
+the order of sets at run time."""
 
 
 class SandboxUnavailable(RuntimeError):
@@ -37,6 +42,12 @@ def component_digest() -> str:
         hasher.update(f"{package}={_version(package)}".encode())
     hasher.update(f"{platform.system()} {platform.machine()} seed={HASH_SEED}".encode())
     return hasher.hexdigest()[:16]
+
+
+def build_digest(compiled: Path) -> str:
+    """Return the digest of a compiled guest itself, the same only where the build is the same."""
+    with compiled.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _version(package: str) -> str:

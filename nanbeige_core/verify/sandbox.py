@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from nanbeige_core.verify.component import SandboxUnavailable, compiled_guest, component_digest
+from nanbeige_core.verify.component import SandboxUnavailable, build_digest, compiled_guest, component_digest
 from nanbeige_core.verify.typed_data import ProtocolViolation, decode
 from nanbeige_core.verify.workers import WorkerLost, WorkerPool
 
@@ -220,7 +220,10 @@ def sandbox_level(cache: Path) -> str:
     lines: list[str] = []
     try:
         with open_wasm(workers=1, cache=cache) as runner:
-            lines.append(f"{runner.level}, guest {component_digest()}: fuel-metered, repeatable, no OS privilege")
+            build = build_digest(compiled_guest(cache))
+            lines.append(
+                f"{runner.level}, guest {component_digest()}, build {build}: fuel-metered, repeatable, no OS privilege"
+            )
     except SandboxUnavailable as error:
         lines.append(f"wasm: none: {error}")
     try:
