@@ -3,9 +3,9 @@
 The name carries a digest of the guest's sources and of the tools that made it, so a change of either builds anew.
 Building takes about 15 s and compiling 15 s; loading takes 5 ms.
 
-Two builds under one name are not the same bytes: componentize-py does not hand on the hash seed (its issue 247), so
-each build has its own order of sets of texts, and fuel differs by up to half a percent. Machines whose verdicts must
-agree to the last instruction share one build, copied or made with their image; `build_digest` tells builds apart.
+Two builds under one name are not the same bytes, for they hold the times of files, but they run every program with the
+same fuel: their random numbers, the hash seed among them, are constants (`steady_build`). Where that cannot be done,
+`build_digest` tells builds apart.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ GUEST = Path(__file__).parent / "guest"
 INSTALLED = Path(sys.prefix) / "share" / "nanbeige"
 """Where the project's set-up leaves the compiled guest, so that no stage has to wait for it."""
 BUILD_SECONDS = 600.0
+STEADY = Path(__file__).with_name("steady_build.py")
 HASH_SEED = "0"
-"""Asked of the build, for a componentize-py that hands it on: the snapshot is taken after start-up, so its seed decides
-the order of sets at run time."""
+"""Asked of the build, for a componentize-py that hands it on; this one takes it from `steady_build`."""
 
 
 class SandboxUnavailable(RuntimeError):
@@ -36,7 +36,7 @@ class SandboxUnavailable(RuntimeError):
 def component_digest() -> str:
     """Return the digest that names the compiled guest: sources, tool versions, processor."""
     hasher = hashlib.sha256()
-    for path in sorted(GUEST.glob("*.*")):
+    for path in (*sorted(GUEST.glob("*.*")), STEADY):
         hasher.update(path.name.encode() + path.read_bytes())
     for package in ("componentize-py", "wasmtime"):
         hasher.update(f"{package}={_version(package)}".encode())
@@ -76,8 +76,7 @@ def compiled_guest(cache: Path) -> Path:
 
 
 def _build(folder: Path) -> Path:
-    tool = Path(sys.executable).with_name("componentize-py")
-    command = [str(tool) if tool.exists() else "componentize-py", "-d", "world.wit", "-w", "guest"]
+    command = [sys.executable, str(STEADY), "-d", "world.wit", "-w", "guest"]
     command += ["componentize", "app", "-o", "guest.wasm"]
     for path in GUEST.glob("*.*"):
         shutil.copy(path, folder)

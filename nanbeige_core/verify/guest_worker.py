@@ -1,9 +1,9 @@
 """The process that holds the WebAssembly engine: one JSON request a line in, one JSON reply a line out.
 
 Each program gets a fresh instance of the interpreter. A budget of instructions (fuel), not time, decides when a
-program has run too long, so with one build of the guest a verdict is the same on every machine and at every load. Clock
-and randomness are constants; waiting is refused, because a host call that waits could not be metered. This process
-never sees expected values; the parent may kill it at any moment.
+program has run too long, so a verdict is the same on every machine and at every load. Clock and randomness are
+constants; waiting is refused, because a host call that waits could not be metered. This process never sees expected
+values; the parent may kill it at any moment.
 """
 
 import json
