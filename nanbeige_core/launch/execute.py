@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -124,11 +125,12 @@ def _make(
     damaged = drop_damaged(work)
     if damaged:
         log(f"{order.stage}: an earlier attempt left {', '.join(damaged)} damaged; made again")
-    status = _attempts(file, runtime, progress, log, start)
+    attempt = partial(_attempt, file, runtime, progress, log, start)
+    status = _attempts(attempt, file.stage, runtime.restarts, log)
     if damaged and status not in (0, *_STOPPED):
         log(f"{order.stage}: failed on what was left; made from the beginning")
         shutil.rmtree(work)
-        status = _attempts(file, runtime, progress, log, start)
+        status = _attempts(attempt, file.stage, runtime.restarts, log)
     outcome = read_outcome(file.control)
     if status != 0 or outcome is None:
         raise _failure(order, file, status)
@@ -136,19 +138,13 @@ def _make(
     return store.seal(work, draft)
 
 
-def _attempts(
-    file: JobFile,
-    runtime: Runtime,
-    progress: Progress,
-    log: Callable[[str], None],
-    start: Callable[[JobFile], WorkerProcess],
-) -> int:
-    status = _attempt(file, runtime, progress, log, start)
-    for number in range(runtime.restarts):
+def _attempts(attempt: Callable[[], int], stage: str, restarts: int, log: Callable[[str], None]) -> int:
+    status = attempt()
+    for number in range(restarts):
         if status in (0, *_STOPPED):
             break
-        log(f"{file.stage}: lost with status {status}; started again from its newest resume point ({number + 1})")
-        status = _attempt(file, runtime, progress, log, start)
+        log(f"{stage}: lost with status {status}; started again from its newest resume point ({number + 1})")
+        status = attempt()
     return status
 
 
