@@ -16,9 +16,14 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from nanbeige_core.data.executors import LocalPool, ProcessPool, run_phase
 from nanbeige_core.data.tables import read_rows, write_shards
@@ -69,6 +74,38 @@ def encode(texts: list[str]) -> float:
     return len(texts) / (time.process_time() - start)
 
 
+def spin(steps: int) -> int:
+    """Do work that needs neither memory nor a disk."""
+    value = 1
+    for _ in range(steps):
+        value = value * 6364136223846793005 % 18446744073709551557
+    return value
+
+
+def clocked(pool: ProcessPool, work: Path, function: Callable[[Any], Any], tasks: Sequence[Any]) -> float:
+    """Return the seconds by the clock of a phase, the start of its processes included."""
+    start = time.perf_counter()
+    run_phase(pool, work, function, tasks)
+    return time.perf_counter() - start
+
+
+def show_scaling(tasks: Sequence[TagTask], documents: int, work: Path, processes: Sequence[int]) -> None:
+    """Print documents per second by the clock, and beside it what the cores give to work without any memory."""
+    table = Table(title=f"{documents:,} documents by the clock")
+    for column in ("processes", "documents/s", "times", "an empty loop, times"):
+        table.add_column(column, justify="right")
+    first: tuple[float, float] | None = None
+    for count in processes:
+        pool = ProcessPool(count)
+        named = [replace(task, target=work / f"by-{count}" / f"{at}.parquet") for at, task in enumerate(tasks)]
+        start = clocked(pool, work / f"start-{count}", spin, [1] * len(named))
+        tagged = clocked(pool, work / f"tag-{count}", tag_file, named) - start
+        spun = clocked(pool, work / f"spin-{count}", spin, [3_000_000] * len(named)) - start
+        first = first or (tagged, spun)
+        table.add_row(str(count), f"{documents / tagged:,.0f}", f"{first[0] / tagged:.2f}", f"{first[1] / spun:.2f}")
+    Console().print(table)
+
+
 def main() -> None:
     """Measure and compare."""
     from nanbeige_core.data.ingest import CORPUS_SCHEMA
@@ -79,6 +116,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=8000)
     parser.add_argument("--peer-documents", type=int, default=96)
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=3, help="How often the documents are tagged by the clock.")
     options = parser.parse_args()
     config = QualityTaggingConfig()
     with tempfile.TemporaryDirectory() as name:
@@ -93,11 +131,7 @@ def main() -> None:
         run_phase(LocalPool(1), work / "here", tag_file, tasks)
         speed = len(rows) / (time.process_time() - start)
         print(f"tagger, {len(rows):,} documents: {speed:,.0f} documents/CPU-s")
-        for count in options.processes:
-            start = time.perf_counter()
-            run_phase(ProcessPool(count), work / f"by-{count}", tag_file, tasks)
-            taken = time.perf_counter() - start
-            print(f"  {count} processes, their start included: {len(rows) / taken:,.0f} documents/s by the clock")
+        show_scaling(tasks * options.repeats, len(rows) * options.repeats, work, options.processes)
         spaced = rows[:: max(1, len(rows) // options.peer_documents)]
         peer = encode([row["text"][: config.feature_characters] for row in spaced])
     print(f"encoder of MiniLM's size, {len(spaced)} documents: {peer:.1f} documents/CPU-s")
