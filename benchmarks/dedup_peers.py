@@ -8,8 +8,9 @@ Imports nothing of this project.
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 WORD = re.compile(r"\w+")
 BANDS, ROWS, GRAM = 14, 8, 5
@@ -90,6 +91,79 @@ def rensa(corpus: Path, work: Path) -> Iterable[str]:
 
 
 def daft(corpus: Path, work: Path) -> Iterable[str]:
+    """Signatures, bands, groups and components in the engine, by the steps of its example on minhash.
+
+    Components are found by alternating large and small stars (Kiveris et al. 2014) until the edges stay as they are.
+    """
+    import daft as engine
+    from daft import col
+    from daft.functions import monotonically_increasing_id
+
+    del work
+
+    @engine.func()
+    def places(bands: list[list[int]]) -> list[int]:
+        return list(range(len(bands)))
+
+    frame = engine.read_parquet(str(corpus / "*.parquet")).select("id", "text")
+    frame = frame.with_column("node", monotonically_increasing_id()).collect()
+    signed = frame.select("node", daft_signature(col("text"), hash_function="xxhash").alias("signature"))
+    banded = signed.select("node", col("signature").chunk(ROWS).alias("bands"))
+    banded = banded.with_column("place", places(col("bands"))).explode("bands", "place")
+    groups = banded.groupby("place", "bands").agg(col("node").list_agg().alias("nodes"))
+    edges = groups.with_column("u", col("nodes").list_min()).explode("nodes").select("u", v=col("nodes"))
+    edges = edges.where(col("u") != col("v")).distinct().collect()
+    before: set[tuple[int, int]] = set()
+    while (now := daft_edges(edges)) != before:
+        before, edges = now, daft_small_star(daft_large_star(edges))
+    removed = edges.select(col("u").alias("node")).distinct()
+    return frame.join(removed, on="node", how="anti").select("id").to_pydict()["id"]
+
+
+def daft_signature(text: Any, **options: Any) -> Any:
+    text = text.normalize(remove_punct=True, lowercase=True, nfd_unicode=True, white_space=True)
+    return text.minhash(num_hashes=BANDS * ROWS, ngram_size=GRAM, seed=1, **options)
+
+
+def daft_edges(edges: Any) -> set[tuple[int, int]]:
+    columns = edges.to_pydict()
+    return {(min(pair), max(pair)) for pair in zip(columns["u"], columns["v"], strict=True)}
+
+
+def daft_large_star(edges: Any) -> Any:
+    """Join every larger neighbour of a node with the least of its neighbourhood."""
+    from daft import col
+
+    both = edges.union_all(edges.select(col("v").alias("u"), col("u").alias("v")))
+    return daft_star(both, lambda stars: stars.where(col("v") > col("u")))
+
+
+def daft_small_star(edges: Any) -> Any:
+    """Join every smaller neighbour of a node, and the node, with the least of them."""
+    from daft import col
+    from daft.functions import when
+
+    up = col("u") > col("v")
+    down = edges.select(
+        when(up, col("u")).otherwise(col("v")).alias("u"), when(up, col("v")).otherwise(col("u")).alias("v")
+    ).distinct()
+    itself = down.select("u", col("u").alias("v")).distinct()
+    return daft_star(down.union_all(itself), lambda stars: stars)
+
+
+def daft_star(neighbours: Any, chosen: Callable[[Any], Any]) -> Any:
+    from daft import col
+    from daft.functions import when
+
+    stars = neighbours.groupby("u").agg(col("v").list_agg().alias("all"))
+    least = col("all").list_min()
+    stars = stars.with_column("least", when(least < col("u"), least).otherwise(col("u"))).explode("all")
+    stars = chosen(stars.select("u", col("all").alias("v"), "least"))
+    return stars.select(col("v").alias("u"), col("least").alias("v")).where(col("u") != col("v")).distinct().collect()
+
+
+def daft_short(corpus: Path, work: Path) -> Iterable[str]:
+    """Signatures and groups in the engine, one band at a time; components outside, in plain Python."""
     import daft as engine
     from daft import col
 
@@ -97,8 +171,7 @@ def daft(corpus: Path, work: Path) -> Iterable[str]:
     frame = engine.read_parquet(str(corpus / "*.parquet")).select("id", "text").collect()
     ids = frame.select("id").to_pydict()["id"]
     number = {name: at for at, name in enumerate(ids)}
-    text = col("text").normalize(remove_punct=True, lowercase=True, nfd_unicode=True, white_space=True)
-    signed = frame.select("id", text.minhash(num_hashes=BANDS * ROWS, ngram_size=GRAM, seed=1).alias("signature"))
+    signed = frame.select("id", daft_signature(col("text")).alias("signature"))
     components = Components(len(ids))
     words = engine.DataType.list(engine.DataType.uint32())
     signed = signed.with_column("signature", col("signature").cast(words)).collect()
@@ -172,7 +245,7 @@ def text_dedup(corpus: Path, work: Path) -> Iterable[str]:
     return load_from_disk(str(work / "kept"))["id"]
 
 
-PEERS = {peer.__name__: peer for peer in (datatrove, datasketch, text_dedup, rensa, daft)}
+PEERS = {peer.__name__: peer for peer in (datatrove, datasketch, text_dedup, rensa, daft, daft_short)}
 
 if __name__ == "__main__":
     name, corpus, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])

@@ -89,6 +89,7 @@ def collect_shard(task: CollectTask) -> Result:
     tables: list[pa.RecordBatch] = []
     sets: list[NDArray[np.uint64]] = []
     start = 0
+    values = np.empty(0, np.uint64)
     for batch in read_batches(task.shard.shard, task.shard.columns):
         chosen = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + batch.num_rows)] - start
         start += batch.num_rows
@@ -96,7 +97,9 @@ def collect_shard(task: CollectTask) -> Result:
             continue
         batch = batch.take(number_column(chosen))
         buffers = text_buffers(batch.column("text"))
-        values = np.empty(len(buffers.data) + 1, np.uint64)
+        if len(values) <= len(buffers.data):
+            # kept from batch to batch: memory that is new each time costs as much as what is done with it
+            values = np.empty(len(buffers.data) + 1, np.uint64)
         folds_D2 = np.empty((len(chosen), 2), np.uint64)
         sizes = shingle_sets(*buffers, lower, settings.shingle_words, settings.shingle_characters, folds_D2, values)
         sets.append(values[: sizes.sum()].copy())
