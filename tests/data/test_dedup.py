@@ -13,8 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import nanbeige_core.data.dedup.settings as dedup_settings
 from nanbeige_core.data.dedup.audit import shingle_sets
 from nanbeige_core.data.dedup.candidates import DuplicateIdError
+from nanbeige_core.data.dedup.kernels import fold_document
 from nanbeige_core.data.dedup.run import DedupError, DedupResult, apply_source_cap, deduplicate
 from nanbeige_core.data.dedup.settings import DedupSettings
 from nanbeige_core.data.dedup.shards import Columns
@@ -242,6 +244,31 @@ def test_stored_signatures_of_other_settings_are_refused(tmp_path: Path) -> None
         deduplicate(other, tmp_path / "w2", DedupSettings(bands=9), columns=COLUMNS, known=[tmp_path / "w1"])
     with pytest.raises(DedupError, match="lsh"):
         deduplicate(other, tmp_path / "w3", DedupSettings(mode="exact"), columns=COLUMNS, known=[tmp_path / "w1"])
+
+
+def test_stored_signatures_of_older_kernels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = write(tmp_path / "in", corpus()[:5])
+    monkeypatch.setattr(dedup_settings, "SIGNATURE_VERSION", 1)
+    deduplicate(shards, tmp_path / "w1", DedupSettings(), columns=COLUMNS)
+    monkeypatch.undo()
+    other = write(tmp_path / "in2", [Document("new", prose(1))])
+    with pytest.raises(SignatureError, match="'version': 1"):
+        deduplicate(other, tmp_path / "w2", DedupSettings(), columns=COLUMNS, known=[tmp_path / "w1"])
+
+
+@given(
+    units=st.lists(st.integers(0, 3), min_size=1, max_size=12),
+    others=st.lists(st.integers(0, 3), min_size=1, max_size=12),
+)
+def test_texts_share_a_fold_only_when_their_units_are_the_same_in_order(units: list[int], others: list[int]) -> None:
+    def fold(values: list[int]) -> tuple[int, int]:
+        hashes = np.array(values, np.uint64)
+        first, second = fold_document(np.empty(0, np.uint8), 0, 0, hashes, len(hashes))
+        return int(first), int(second)
+
+    one, two = fold(units), fold(others)
+    assert (one[0] == two[0], one[1] == two[1]) == (units == others, units == others)
+    assert one[0] != one[1]
 
 
 def test_a_work_directory_of_another_run_is_refused(tmp_path: Path) -> None:

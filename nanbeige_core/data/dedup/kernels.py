@@ -14,6 +14,9 @@ MOSTLY_CJK = 0.5
 
 EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 
+FOLD_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+"""Odd; the first half of a fold is made with it, the second with the prime of FNV."""
+
 _DIVIDED_BITS = 40
 """x // size is x * (2^40 // size + 1) >> 40 for every x below 2^24 and size below 2^16; dividing takes longer."""
 
@@ -47,6 +50,25 @@ def hash_bytes(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[n
 
 
 @njit(cache=True, nogil=True)
+def fold_units(units: NDArray[np.uint64], count: int, factor: np.uint64) -> np.uint64:
+    """Return 64 bits of the first `count` units in their order; another odd `factor` gives other bits.
+
+    Every fourth unit goes into one of four lanes: a lane waits for itself, and four of them fill that time.
+    """
+    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
+    first = second = third = fourth = np.uint64(count) + factor
+    whole = count - count % 4
+    for index in range(0, whole, 4):
+        first = mix(first * factor + units[index])
+        second = mix(second * factor + units[index + 1] + one)
+        third = mix(third * factor + units[index + 2] + two)
+        fourth = mix(fourth * factor + units[index + 3] + three)
+    for index in range(whole, count):
+        first = mix(first * factor + units[index])
+    return mix(mix(mix(first * factor + second) * factor + third) * factor + fourth)
+
+
+@njit(cache=True, nogil=True)
 def fold_document(
     data: NDArray[np.uint8], start: int, end: int, units: NDArray[np.uint64], count: int
 ) -> tuple[np.uint64, np.uint64]:
@@ -54,50 +76,32 @@ def fold_document(
 
     A text without units is folded byte by byte.
     """
-    first, second = np.uint64(count), np.uint64(end - start if count == 0 else 0x9E3779B97F4A7C15)
-    if count == 0:
-        for at in range(start, end):
-            first = mix(first * np.uint64(31) + np.uint64(data[at]))
-            second = mix(second + np.uint64(data[at]) * FNV_PRIME)
-        return first, second
-    for index in range(count):
-        first = mix(first * np.uint64(31) + units[index])
-        second = mix(second ^ (units[index] * FNV_PRIME))
+    if count > 0:
+        return fold_units(units, count, FOLD_FACTOR), fold_units(units, count, FNV_PRIME)
+    first, second = np.uint64(0), np.uint64(end - start)
+    for at in range(start, end):
+        first = mix(first * FOLD_FACTOR + np.uint64(data[at]))
+        second = mix(second + np.uint64(data[at]) * FNV_PRIME)
     return first, second
 
 
 @njit(cache=True, nogil=True)
-def fold_and_bin(
-    units: NDArray[np.uint64],
-    count: int,
-    shingles: NDArray[np.uint64],
-    total: int,
-    seed: int,
-    signature: NDArray[np.uint64],
-) -> np.uint64:
-    """Write the one-permutation minhash signature (an empty bin is EMPTY); return `fold_document`'s first half.
-
-    Both in one loop: the fold waits for itself, and the bins fill that time. Leaves `shingles` permuted.
-    """
+def bin_shingles(shingles: NDArray[np.uint64], total: int, seed: int, signature: NDArray[np.uint64]) -> None:
+    """Write the one-permutation minhash signature (an empty bin is EMPTY); leaves `shingles` permuted."""
     signature[:] = EMPTY
     salt = mix(np.uint64(seed + 1))
     size = np.uint64(len(signature))
     reciprocal = np.uint64((1 << _DIVIDED_BITS) // len(signature) + 1)
     divide = len(signature) >= 1 << 16
-    fold = np.uint64(count)
     for index in range(total):
         shingles[index] = mix(shingles[index] ^ salt)
     for index in range(total):
-        fold = mix(fold * np.uint64(31) + units[index])
         value = shingles[index]
         high = value >> np.uint64(40)
         quotient = high // size if divide else (high * reciprocal) >> np.uint64(_DIVIDED_BITS)
         slot = high - quotient * size
         # without a branch: which value is the lowest so far cannot be guessed
         signature[slot] = min(signature[slot], value & np.uint64(0xFFFFFFFFFF))
-    for index in range(total, count):
-        fold = mix(fold * np.uint64(31) + units[index])
-    return fold
 
 
 @njit(cache=True, nogil=True)
@@ -153,7 +157,8 @@ def sign_batch(
         size = characters if cjk >= MOSTLY_CJK * max(1, count) else words
         counts[index] = shingles_into(units, count, size, shingles)
         if counts[index] > 0:
-            folds[index] = fold_and_bin(units, count, shingles, counts[index], seed, signature)
+            folds[index] = fold_units(units, count, FOLD_FACTOR)
+            bin_shingles(shingles, counts[index], seed, signature)
             band_keys_into(signature, rows, keys_DB[index])
         else:
             folds[index] = fold_document(data, start, end, units, count)[0]

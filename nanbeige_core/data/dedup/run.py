@@ -48,7 +48,7 @@ DOCUMENTS_PER_VERIFIER = 20_000
 BYTES_PER_SHINGLE, COMPRESSION = 6, 4
 """Of text, and of the files it is read from, roughly: they size the shingle counts, which are right at any size."""
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised when the files between the phases change: a run that an older version began is not gone on with."""
 
 ALARM_SHARE = 0.5

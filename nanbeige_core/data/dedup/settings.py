@@ -4,6 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 
+SIGNATURE_VERSION = 2
+"""Raised when the kernels give a text other keys: stored signatures of an older version cannot meet new ones."""
+
+
 @dataclass(frozen=True)
 class DedupSettings:
     """The identity of one deduplication; two runs with equal settings and documents remove the same ids.
@@ -34,7 +38,7 @@ class DedupSettings:
 
     def signature_identity(self) -> dict[str, Any]:
         """Return the values that stored signatures depend on."""
-        values = asdict(self)
+        values = asdict(self) | {"version": SIGNATURE_VERSION}
         for name in ("bucket_limit", "source_cap"):
             del values[name]
         if self.mode == "lsh":
