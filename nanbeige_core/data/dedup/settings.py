@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-
 SIGNATURE_VERSION = 2
 """Raised when the kernels give a text other keys: stored signatures of an older version cannot meet new ones."""
 
