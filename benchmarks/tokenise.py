@@ -74,7 +74,8 @@ def peer(tokenizer: Tokenizer, texts: list[str], prefix: Path) -> float:
             ids = [*encoding.ids, end]
             builder.add_document(torch.tensor(ids), [len(ids)])
     builder.finalize(f"{prefix}.idx")
-    return size_of(texts) / (time.process_time() - start)
+    taken = time.process_time() - start
+    return size_of(texts) / taken
 
 
 def ours(encoder, texts: list[str], prefix: Path) -> float:
@@ -84,7 +85,8 @@ def ours(encoder, texts: list[str], prefix: Path) -> float:
     start = time.process_time()
     found = encoder.encode(texts)
     write_indexed_dataset(prefix, [found.tokens], encoder.tokenizer.get_vocab_size(), lengths=found.lengths)
-    return size_of(texts) / (time.process_time() - start)
+    taken = time.process_time() - start
+    return size_of(texts) / taken
 
 
 def cold(folder: Path, text: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nanbeige_core.data.dedup.signatures import write_array
+from nanbeige_core.data.dedup.signatures import KEYS, OWNERS, write_array
 from nanbeige_core.data.executors import Result
 
 CANDIDATE = np.dtype([("document", np.int64), ("part", np.int32), ("component", np.int32)])
@@ -52,11 +52,11 @@ def link_partition(task: LinkTask) -> Result:
     keys: list[NDArray[np.uint64]] = []
     documents: list[NDArray[np.int64]] = []
     for folder, first in zip(task.signatures, task.firsts, strict=True):
-        rows = np.load(folder / "keys.npy", mmap_mode="r")
-        start = np.searchsorted(rows["key"], np.uint64(low), "left")
-        end = np.searchsorted(rows["key"], np.uint64(high), "right")
-        keys.append(np.ascontiguousarray(rows["key"][start:end]))
-        documents.append(rows["row"][start:end].astype(np.int64) + first)
+        stored = np.load(folder / KEYS, mmap_mode="r")
+        start = np.searchsorted(stored, np.uint64(low), "left")
+        end = np.searchsorted(stored, np.uint64(high), "right")
+        keys.append(stored[start:end])
+        documents.append(np.load(folder / OWNERS, mmap_mode="r")[start:end].astype(np.int64) + first)
     key = np.concatenate(keys)
     order = np.argsort(key, kind="stable")
     key, document = key[order], np.concatenate(documents)[order]
