@@ -33,8 +33,8 @@ from rich.table import Table
 HERE = Path(__file__).parent
 PR_SET_CHILD_SUBREAPER = 36
 """Of <sys/prctl.h>: orphaned descendants become children of this process."""
-SLOW = {"datatrove": 40.0, "datasketch": 20.0, "text_dedup": 20.0}
-FAST = {"rensa": 4.0, "daft": 3.0, "daft_short": 0.0}
+SLOW = {"datatrove": 40.0, "text_dedup": 20.0}
+FAST = {"rensa": 4.0, "daft": 3.0, "daft_short": 0.0, "datasketch": 20.0}
 """Peer and how many times its documents per CPU-second are the goal; 0 is none."""
 PACKAGES = {"daft_short": "daft"}
 """Peers that are not called as their package is."""
