@@ -1,28 +1,21 @@
 """`nanbeige retrieve QUERY`: documents of a curated or tagged corpus by text and meaning in one query."""
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
-from zipfile import BadZipFile
 
 import typer
 
 from flows.completion import complete_artifact
-from flows.console import JsonOption, StoreOption, console, open_store, print_json, print_rows
+from flows.console import JsonOption, StoreOption, console, open_store, print_json, print_rows, words_aside
 from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.artifacts.manifest import Manifest
 from nanbeige_core.artifacts.store import Store
 from nanbeige_core.errors import RecipeError
 
 if TYPE_CHECKING:
-    from nanbeige_core.data.hybrid_index import Embed, HybridIndex
+    from nanbeige_core.data.document_table import DocumentTable, Filters
 
 SHOWN = 160
 """Characters of a document that the table quotes."""
-
-SHOWN_COLUMNS = ("id", "text", "source", "category", "language", "tag_score")
-VECTOR_SIZE = 64
-LAYOUT = 1
-"""Of a stored index; another one is built where it or what terms are has changed."""
 
 
 def register(app: typer.Typer) -> None:
@@ -43,12 +36,16 @@ def retrieve(
     category: Annotated[list[str] | None, typer.Option("--category", help="Only these; repeatable.")] = None,
     language: Annotated[list[str] | None, typer.Option("--language", help="Only these; repeatable.")] = None,
     minimum: Annotated[float, typer.Option("--min-score", min=0, max=9, help="Least tag score.")] = 0.0,
+    ray_address: Annotated[
+        str, typer.Option("--ray-address", help="Ray cluster that builds the table; empty: this machine does.")
+    ] = "",
     store: StoreOption = "store",
     as_json: JsonOption = False,
 ) -> None:
     """Find documents by BM25 and vectors in one query, fused by reciprocal rank."""
-    from nanbeige_core.data.hybrid_index import Filters
-    from nanbeige_core.data.tables import take_rows
+    from nanbeige_core.data.document_table import DocumentTableError, Filters
+    from nanbeige_core.data.executors import ExecutorError
+    from nanbeige_core.data.tables import TableError
 
     opened = open_store(store)
     manifest = opened.resolve(artifact)
@@ -60,46 +57,53 @@ def retrieve(
     built = opened.resolve(embedding) if embedding else None
     if built and built.kind is not Kind.EMBEDDING:
         raise RecipeError(f"{built.reference.address} is a {built.kind.value}, --embedding names an Embedding.")
-    index, embed = _open_index(opened, manifest, built)
-    for name, wanted in (("source", source), ("category", category), ("language", language)):
-        unknown = sorted(set(wanted or ()) - set(index.known_values(name)))
-        if unknown:
-            raise RecipeError(
-                f"no document has {name} {unknown[0]!r}; there are {', '.join(index.known_values(name))}."
-            )
     filters = Filters(tuple(source or ()), tuple(category or ()), tuple(language or ()), minimum)
-    hits = index.search(query, embed([query])[0], count, filters=filters)
-    rows = take_rows(opened.local_path(manifest) / "documents", [hit.row for hit in hits], SHOWN_COLUMNS)
+    try:
+        table = _open_table(opened, manifest, built, ray_address, as_json)
+        _refuse_unknown(table, filters)
+        hits = table.search(query, table.embed([query])[0], count, filters=filters)
+        rows = table.take([hit.row for hit in hits])
+        allowed = None if hits else table.count_allowed(filters)
+    except (DocumentTableError, TableError, ExecutorError) as error:
+        raise RecipeError(str(error)) from error
     found: list[dict[str, Any]] = [row | hit._asdict() for row, hit in zip(rows, hits, strict=True)]
     if as_json:
         print_json({"artifact": manifest.reference.address, "query": query, "hits": found})
         return
     if not found:
-        console.print(f"nothing found among {int(index.allowed(filters).sum()):,} documents that pass the filters")
+        console.print(f"nothing found among {allowed:,} documents that pass the filters")
     print_rows([_row(hit) for hit in found], f"{manifest.reference.address}: {query[:60]}")
 
 
-def _open_index(store: Store, manifest: Manifest, built: Manifest | None) -> tuple["HybridIndex", "Embed"]:
-    """Read the index of a corpus out of the store's cache, or build it and leave it there."""
-    import pyarrow as pa
+def _refuse_unknown(table: "DocumentTable", filters: "Filters") -> None:
+    wanted = (("source", filters.sources), ("category", filters.categories), ("language", filters.languages))
+    for name, values in wanted:
+        known = table.known_values(name)
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise RecipeError(f"no document has {name} {unknown[0]!r}; there are {', '.join(known)}.")
 
-    from nanbeige_core.data.embedding import TextEmbedding
-    from nanbeige_core.data.hybrid_index import HybridIndex
-    from nanbeige_core.data.latent import LATENT_DOCUMENTS, LatentEmbedding, latent_embedder, spread
-    from nanbeige_core.data.tables import read_table
 
-    given = TextEmbedding.load(store.local_path(built)).embed if built else None
+def _open_table(
+    store: Store, manifest: Manifest, built: Manifest | None, ray_address: str, as_json: bool
+) -> "DocumentTable":
+    """Open the document table of a corpus in the store's cache, or build it there, which is announced."""
+    from nanbeige_core.data.document_table import LAYOUT
+    from nanbeige_core.data.document_table_build import open_or_build
+    from nanbeige_core.data.executors import LocalPool, RayTasks
+
+    def announce(documents: int) -> None:
+        with words_aside(as_json):
+            console.print(f"building the document table of {documents:,} documents; further questions only open it")
+
     key = f"{manifest.digest[:16]}-{built.digest[:16] if built else 'latent'}-{LAYOUT}"
-    path = store.cache / "indexes" / f"{key}.npz"
-    with suppress(OSError, ValueError, KeyError, BadZipFile):  # none, or one that was cut off
-        index, stored = HybridIndex.load(path)
-        return index, given or LatentEmbedding(**stored)
-    documents = read_table(store.local_path(manifest) / "documents", SHOWN_COLUMNS)
-    sample = documents["text"].take(pa.array(spread(len(documents), LATENT_DOCUMENTS)))
-    embed = given or latent_embedder(sample.to_pylist(), size=VECTOR_SIZE, seed=0)
-    index = HybridIndex.build(documents, embed)
-    index.save(path, **vars(embed) if isinstance(embed, LatentEmbedding) else {})
-    return index, embed
+    return open_or_build(
+        store.local_path(manifest) / "documents",
+        store.cache / "tables" / key,
+        embedding=store.local_path(built) if built else None,
+        executor=RayTasks(ray_address) if ray_address else LocalPool(),
+        announce=announce,
+    )
 
 
 def _row(hit: dict[str, Any]) -> dict[str, Any]:

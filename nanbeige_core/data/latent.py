@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,16 @@ class LatentEmbedding:
         terms_DF = weigh(count_terms(texts, dense=True), self.weights_F)
         return _unit(np.asarray(terms_DF @ self.right_VF.T, dtype=np.float32))
 
+    def save(self, path: Path) -> None:
+        """Write the space as one file."""
+        np.savez(path, **vars(self))
+
+    @staticmethod
+    def load(path: Path) -> "LatentEmbedding":
+        """Read a space that `save` wrote."""
+        with np.load(path) as stored:
+            return LatentEmbedding(stored["weights_F"], stored["right_VF"])
+
 
 def latent_embedder(texts: Sequence[str], *, size: int, seed: int) -> LatentEmbedding:
     """Return the latent space of a pool."""
@@ -57,8 +68,13 @@ def find_latent_vectors(parts: Sequence[Part], size: int, seed: int, workers: in
     if documents <= LATENT_DOCUMENTS:
         vectors_DV = dense_vectors(count_parts(parts, workers), size, seed)
         return lambda numbers, texts: vectors_DV[numbers]
-    embed = _fit(count_parts(sample_parts(parts, LATENT_DOCUMENTS), workers), size, seed)
+    embed = fit_latent_space(parts, size, seed, workers)
     return lambda numbers, texts: embed(texts)
+
+
+def fit_latent_space(parts: Sequence[Part], size: int, seed: int, workers: int = 1) -> LatentEmbedding:
+    """Return the latent space of a pool, fitted on a sample of its documents if it is large."""
+    return _fit(count_parts(sample_parts(parts, LATENT_DOCUMENTS), workers), size, seed)
 
 
 def count_parts(parts: Sequence[Part], workers: int, characters: int = PREFIX_CHARACTERS) -> sparse.csr_matrix:

@@ -135,6 +135,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return pa.concat_tables(tables)
 
 
+def count_table_rows(file: Path) -> int:
+    """Return how many rows a Parquet file has, by its footer; raises TableError naming a file that is not readable."""
+    with _open(file) as parquet:
+        return parquet.metadata.num_rows
+
+
 def table_files(path: Path) -> list[Path]:
     """Return the Parquet files behind a path; raise TableError when there is none."""
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]

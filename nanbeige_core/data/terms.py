@@ -1,10 +1,13 @@
 """Hashed terms of texts and what BM25 makes of them; the counts are those of a batch kernel that releases the lock."""
 
+import string
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
@@ -22,6 +25,9 @@ PREFIX_CHARACTERS = 1000
 
 QUERY_TERMS = 48
 """Most distinctive terms of a seed that query BM25."""
+
+SPELLED_BYTES = 4
+"""Of a spelled term and the space behind it: 62 * 62 * 62 spellings are more than there are buckets."""
 
 WORDS, CHARACTERS, TRIGRAMS = 0, 1, 2
 """What the kernel counts; with CHARACTERS a script that spells out words without parting them has no runs."""
@@ -102,6 +108,29 @@ def choose_terms(queries: sparse.csr_matrix) -> sparse.csr_matrix:
 def shape_of(matrix: sparse.csr_matrix) -> tuple[int, int]:
     """Return the shape; SciPy's annotation allows None, which a finished matrix never has."""
     return cast(tuple[int, int], matrix.shape)
+
+
+def spell_terms(terms: NDArray[np.int64]) -> str:
+    """Return terms as words of three letters or digits, for an index that splits at spaces."""
+    return _spellings()[terms].tobytes().decode("ascii").rstrip()
+
+
+def spell_documents(counts: sparse.csr_matrix) -> pa.Array:
+    """Return the terms of each document as `spell_terms` spells them, each as often as the document has it."""
+    times = counts.data.astype(np.int64)
+    spelled = _spellings()[np.repeat(counts.indices, times)].tobytes()
+    ends = np.concatenate([[0], np.cumsum(times)])[counts.indptr] * SPELLED_BYTES
+    buffers = [None, pa.py_buffer(ends.astype(np.int64)), pa.py_buffer(spelled)]
+    return pa.Array.from_buffers(pa.large_string(), len(ends) - 1, buffers).cast(pa.string())
+
+
+@cache
+def _spellings() -> NDArray[np.uint8]:
+    """Return three letters or digits and a space for each bucket [F, 4]; case counts."""
+    letters = np.frombuffer((string.ascii_letters + string.digits).encode(), np.uint8)
+    buckets, base = np.arange(LEXICAL_BUCKETS), len(letters)
+    places = [letters[buckets // base**2], letters[buckets // base % base], letters[buckets % base]]
+    return np.stack([*places, np.full(len(buckets), ord(" "), np.uint8)], axis=1)
 
 
 def _count(texts: Iterable[str], buckets: int, characters: int, kind: int) -> sparse.csr_matrix:

@@ -10,10 +10,8 @@ from nanbeige_core.artifacts.kinds import Kind
 from nanbeige_core.data import bilingual_embedding
 from nanbeige_core.data.bilingual_embedding import EmbeddingError
 from nanbeige_core.data.embedding import TextEmbedding, fit_embedding, measure_retrieval, without_latin
-from nanbeige_core.data.hybrid_index import Filters, HybridIndex
 from nanbeige_core.data.latent import latent_embedder
 from nanbeige_core.data.tables import write_rows
-from nanbeige_core.data.terms import bm25_between
 from nanbeige_core.recipe.configs.data import BilingualEmbeddingConfig
 from tests.data.conftest import MakeJob
 
@@ -113,54 +111,6 @@ def documents() -> list[dict[str, Any]]:
             row = {"id": f"{language}-{number:03d}", "text": text, "source": f"s{number % 4}", "category": "web"}
             rows.append(row | {"language": language, "tag_score": float(number % 10), "provenance": "{}"})
     return rows
-
-
-@pytest.fixture(scope="module")
-def space() -> TextEmbedding:
-    return fit(pages(300, 1))
-
-
-@pytest.fixture(scope="module")
-def index(space: TextEmbedding) -> HybridIndex:
-    return HybridIndex.build(pa.Table.from_pylist(documents(), DOCUMENT_SCHEMA), space.embed)
-
-
-def test_one_query_finds_the_page_itself_by_text_and_its_translation_by_meaning(
-    index: HybridIndex, space: TextEmbedding
-) -> None:
-    query = documents()[20]["text"]
-    hits = index.search(query, space.embed([query])[0], 10)
-    assert (hits[0].row, hits[0].text_rank, hits[0].vector_rank) == (20, 1, 1)
-    other = index.search(query, space.embed([query])[0], 10, filters=Filters(languages=("zh",)))
-    assert other[0].row == 21
-    assert other[0].text_rank == 0
-
-
-def test_scores_are_those_of_a_scan_of_everything(index: HybridIndex) -> None:
-    rows = documents()
-    query = rows[7]["text"]
-    assert index.text_scores(query) == pytest.approx(bm25_between([query], [row["text"] for row in rows])[0], abs=1e-3)
-
-
-def test_filters_hold_for_every_hit(index: HybridIndex, space: TextEmbedding) -> None:
-    rows = documents()
-    query = rows[20]["text"]
-    vector_V = space.embed([query])[0]
-    filters = Filters(sources=("s1", "s2"), languages=("en",), minimum_score=5)
-    hits = [rows[hit.row] for hit in index.search(query, vector_V, 50, filters=filters)]
-    assert hits
-    assert all(row["source"] in ("s1", "s2") and row["language"] == "en" and row["tag_score"] >= 5 for row in hits)
-    assert not index.search(query, vector_V, 5, filters=Filters(sources=("elsewhere",)))
-
-
-def test_a_stored_index_finds_what_it_found(index: HybridIndex, space: TextEmbedding, tmp_path: Path) -> None:
-    index.save(tmp_path / "indexes" / "a.npz", more=np.arange(3))
-    again, more = HybridIndex.load(tmp_path / "indexes" / "a.npz")
-    query, filters = documents()[20]["text"], Filters(sources=("s1", "s2"), minimum_score=3)
-    vector_V = space.embed([query])[0]
-    assert again.search(query, vector_V, 9, filters=filters) == index.search(query, vector_V, 9, filters=filters)
-    assert again.known_values("language") == ["en", "zh"]
-    assert more["more"].tolist() == [0, 1, 2]
 
 
 def test_a_new_text_gets_the_latent_vector_that_the_pool_gives_it() -> None:

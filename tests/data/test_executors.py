@@ -14,9 +14,12 @@ from nanbeige_core.data.dedup.paragraphs import find_repeated_paragraphs
 from nanbeige_core.data.dedup.run import deduplicate
 from nanbeige_core.data.dedup.settings import DedupSettings
 from nanbeige_core.data.dedup.signatures import sign_shard
+from nanbeige_core.data.document_table import DocumentTable
+from nanbeige_core.data.document_table_build import TableSettings, build_table
 from nanbeige_core.data.executors import ArrayRank, ExecutorError, LocalPool, RayTasks, Result, run_phase
-from nanbeige_core.data.tables import TableError
+from nanbeige_core.data.tables import TableError, write_shards
 from tests.data.test_dedup import COLUMNS, corpus, evidence, find, write
+from tests.data.test_embedding import DOCUMENT_SCHEMA, documents
 
 
 def free_ports(count: int) -> list[int]:
@@ -72,6 +75,30 @@ def test_the_workers_of_a_ray_cluster_find_the_ids_of_one_process(cluster: RayTa
     ]
     assert cuts[0].num_rows == 9
     assert cuts[0].equals(cuts[1])
+
+
+def test_the_workers_of_a_ray_cluster_build_the_document_table_of_one_process(
+    cluster: RayTasks, tmp_path: Path
+) -> None:
+    write_shards(tmp_path / "in", DOCUMENT_SCHEMA, documents(), rows_per_file=60)
+    tables = [
+        DocumentTable(
+            build_table(
+                tmp_path / "in",
+                tmp_path / f"rows{rows}",
+                embedding=None,
+                executor=executor,
+                settings=TableSettings(vector_size=16, fragment_rows=rows),
+            )
+        )
+        for executor, rows in ((LocalPool(2), 1000), (cluster, 1))
+    ]
+    assert [len(list(table.folder.glob("documents.lance/data/*"))) for table in tables] == [1, 3]
+    for row in documents()[:10]:
+        vectors = [table.embed([row["text"]])[0] for table in tables]
+        alone, ray = (table.search(row["text"], vector_V, 40) for table, vector_V in zip(tables, vectors, strict=True))
+        assert len(alone) == 40
+        assert alone == ray
 
 
 def test_a_task_on_ray_outlives_its_process_and_raises_what_it_raises_anywhere(

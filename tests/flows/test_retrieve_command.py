@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -43,16 +45,40 @@ def test_documents_are_found_in_both_languages_and_filtered(folder: Path) -> Non
     assert set(ask(folder, "明月", "-n", "2")) == {"poem", "moon"}
     assert ask(folder, "resize partition disk", "--category", "code", "-n", "1") == ["disk-code"]
     assert ask(folder, "明月", "--language", "zh", "--min-score", "3") == ["moon"]
-    (stored,) = (folder / ".cache" / "indexes").glob("*.npz")
+    (stored,) = (folder / ".cache" / "tables").glob("*/documents.lance/data/*")
     stored.write_bytes(stored.read_bytes()[:100])
-    assert ask(folder, "明月", "--language", "zh", "--min-score", "3") == ["moon"], "an index cut off is built again"
-    assert len(stored.read_bytes()) > 100
+    assert ask(folder, "明月", "--language", "zh", "--min-score", "3") == ["moon"], "a table cut off is built again"
+    (again,) = (folder / ".cache" / "tables").glob("*/documents.lance/data/*")
+    assert again.stat().st_size > 100
+
+
+def test_only_the_first_question_builds_and_says_so_beside_the_answer(folder: Path) -> None:
+    command = ["retrieve", "disk", "--store", str(folder), "--json"]
+    first, second = (CliRunner().invoke(app, command, catch_exceptions=False) for _ in range(2))
+    assert "building the document table of 5 documents" in first.stderr
+    assert second.stderr == ""
+    assert json.loads(first.stdout) == json.loads(second.stdout)
+    told = CliRunner().invoke(app, ["retrieve", "月球", "--min-score", "9", "--store", str(folder)])
+    assert "nothing found among 0 documents that pass the filters" in told.stdout
+
+
+def test_a_corpus_without_documents_is_an_error_that_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", tmp_path / "store" / ".cache")
+    names = ("id", "text", "source", "category", "language")
+    empty = pa.schema([*((name, pa.string()) for name in names), ("tag_score", pa.float64())]).empty_table()
+    files = {"documents/0.parquet": lambda path: pq.write_table(empty, path), "dropped.parquet": as_table([{"id": ""}])}
+    seal_stage(store, plan_of(store), "retrieval_dedup", Outcome(summary="curated"), files)
+    result = CliRunner().invoke(app, ["retrieve", "disk", "--store", str(tmp_path / "store")])
+    assert "no documents, so there is nothing to query" in str(result.exception)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--source", "elsewhere"], "no document has source 'elsewhere'; there are s"),
+        (["--category", "books"], "no document has category 'books'; there are code, web"),
+        (["--language", "fr"], "no document has language 'fr'; there are en, zh"),
+        (["--ray-address", "127.0.0.1:1"], "no Ray cluster at 127.0.0.1:1"),
         (["--embedding", "retrieval_dedup"], "is a CuratedCorpus, --embedding names an Embedding"),
     ],
 )

@@ -5,7 +5,7 @@ import sys
 
 from flows.parameters import ROOT
 
-HEAVY = ("numpy", "scipy", "pyarrow", "pandas", "torch", "transformers", "matplotlib", "prefect", "playwright")
+HEAVY = ("numpy", "scipy", "pyarrow", "pandas", "torch", "transformers", "matplotlib", "prefect", "playwright", "lance")
 
 
 def test_the_command_starts_without_the_libraries_that_only_stages_and_reports_need() -> None:
