@@ -5,9 +5,9 @@
 The corpus is real: program sources, headers and documentation of this machine, a sixth of them planted twins. Stages
 follow one another as in a recipe, on what the one before left. `baseline` is the same process with everything
 imported and nothing read. What was measured is kept in the folder, so stages may be measured one by one. Memory is the
-largest resident size of the process; it may hold a few dozen bytes of each document (ids, scores), so what is shown
-beside the ratio is how many bytes each further document took. The CPU seconds of each document are what
-`nanbeige price` calls core seconds.
+largest resident size of the process and of its children; it may hold a few dozen bytes of each document (ids, scores),
+so what is shown beside the ratio is how many bytes each further document took. The CPU seconds of each document are
+what `nanbeige price` calls core seconds.
 """
 
 import argparse
@@ -18,11 +18,9 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from dedup_corpus import build
+from measured import Taken, measure_command
 from rich.console import Console
 from rich.table import Table
 
@@ -31,33 +29,36 @@ STAGES = ("quality_tagging", "retrieval_dedup", "tokenizer", "mixture", "dedup")
 MODULES = {"tokenizer": "tokenizer_training"}
 
 
-class Taken(NamedTuple):
-    """What one process took."""
+def write_corpus(folder: Path, documents: int) -> None:
+    """Write the benchmark corpus as ingest would, and an empty set of problems beside."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from dedup_corpus import build
 
-    megabytes: float
-    cpu_seconds: float
-
-
-def write_corpus(shards: Path, folder: Path) -> None:
-    """Write the shards of the benchmark corpus as ingest would, and an empty set of problems beside."""
     from nanbeige_core.data.ingest import CORPUS_SCHEMA
     from nanbeige_core.data.tables import read_rows, write_shards
 
+    build(folder / "shards", documents, 8)
+    shutil.rmtree(folder / "ingest", ignore_errors=True)
+
     def rows() -> Any:
-        for row in read_rows(shards, ("id", "text")):
+        for row in read_rows(folder / "shards", ("id", "text")):
             fields = {"source": "machine", "category": "code", "language": "code", "licence": "", "provenance": "{}"}
             yield {"id": row["id"], "text": row["text"][:2000], **fields}
 
     write_shards(folder / "ingest" / "documents", CORPUS_SCHEMA, rows(), rows_per_file=4000)
     names = ("id", "domain", "split", "language", "prompt", "reasoning", "answer", "verifier", "spec", "source")
-    (folder / "problems").mkdir()
+    (folder / "problems").mkdir(exist_ok=True)
     pq.write_table(
         pa.schema([(name, pa.string()) for name in names]).empty_table(), folder / "problems/prompts.parquet"
     )
 
 
 def run_stage(stage: str, folder: Path) -> None:
-    """Run one stage on what the others left (the body of a measured process)."""
+    """Run one stage on what the others left (the body of a measured process); the stage `corpus` makes the corpus."""
+    if stage == "corpus":
+        write_corpus(folder, int(folder.name))
+        return
     from nanbeige_core.artifacts.kinds import Kind
     from nanbeige_core.contract import InputArtifact, Job, Runtime
     from nanbeige_core.data import mixture, quality_tagging, retrieval_dedup, tokenizer_training
@@ -104,11 +105,9 @@ def measure(stage: str, folder: Path) -> Taken:
         return Taken(**json.loads(kept.read_text()))
     shutil.rmtree(folder / stage, ignore_errors=True)
     command = [sys.executable, str(Path(__file__)), "--run", stage, str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    _, status, usage = os.wait4(os.posix_spawn(sys.executable, command, environment), 0)
-    if status:
+    taken = measure_command(command, environment=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    if taken is None:
         raise SystemExit(f"{stage} failed on {folder}")
-    taken = Taken(usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
     kept.write_text(json.dumps(taken._asdict()))
     return taken
 
@@ -128,10 +127,8 @@ def main() -> None:
     taken: dict[str, list[Taken]] = {}
     for size in sizes:
         folder = options.folder / str(size)
-        if not (folder / "problems").exists():
-            build(folder / "shards", size, 8)
-            shutil.rmtree(folder / "ingest", ignore_errors=True)
-            write_corpus(folder / "shards", folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        measure("corpus", folder)
         for stage in ("baseline", *options.stages):
             taken.setdefault(stage, []).append(measure(stage, folder))
     table = Table(title=f"{sizes[0]:,} and {sizes[1]:,} documents")
