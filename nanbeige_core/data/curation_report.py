@@ -1,9 +1,9 @@
 """What curation reports: what went and why, what the tiers hold, how many twins are left."""
 
 import importlib
-import itertools
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,24 +12,28 @@ from numpy.typing import NDArray
 
 from nanbeige_core.contract import Gain, Outcome, Section
 from nanbeige_core.data.dedup.run import DedupResult
-from nanbeige_core.data.duplicates import Dropped
 from nanbeige_core.data.pool import Pool, Row
 from nanbeige_core.data.seed_scores import Described
+from nanbeige_core.data.tables import count_values, read_table
 from nanbeige_core.report.counting import count_rows
 
 pc: Any = importlib.import_module("pyarrow.compute")  # its functions are made at import: no types
 
 
+EXAMPLES = 3
+"""Removed documents that the report shows for each reason."""
+
+
 @dataclass(frozen=True)
 class Curation:
-    """What a curation read, kept and dropped; `cut` are the paragraphs that were cut from kept documents."""
+    """What a curation read, kept and dropped; `cut` is the table of paragraphs that were cut from kept documents."""
 
     everything: Pool
     described: Described
     high_D: NDArray[np.bool_]
-    dropped: list[Dropped]
+    dropped: pa.Table
     evidence: DedupResult
-    cut: list[Row] | None
+    cut: Path | None
     evaluation_items: int
     seeds: int
 
@@ -45,7 +49,8 @@ class TwinShare(NamedTuple):
 def report(done: Curation, twins: TwinShare, jaccard: float) -> Outcome:
     """Return the outcome of the stage."""
     described, evidence, high_D = done.described, done.evidence, done.high_D
-    reasons = Counter(item.reason for item in done.dropped)
+    reasons = count_values(done.dropped["reason"])
+    cut = read_table(done.cut, ["characters", "opening"]) if done.cut else None
     kept, dropped = len(described), len(done.dropped)
     hq_tokens, tokens = int(described.tokens_D[high_D].sum()), int(described.tokens_D.sum())
     return Outcome(
@@ -63,7 +68,7 @@ def report(done: Curation, twins: TwinShare, jaccard: float) -> Outcome:
             "largest_component": evidence.largest_component,
             "largest_duplicate_group": evidence.largest_group,
             "sources_over_cap": len(evidence.alarms),
-            **({"paragraphs_cut": len(done.cut)} if done.cut is not None else {}),
+            **({"paragraphs_cut": len(cut)} if cut is not None else {}),
             "seeds": done.seeds,
             "evaluation_items": done.evaluation_items,
         },
@@ -83,7 +88,7 @@ def report(done: Curation, twins: TwinShare, jaccard: float) -> Outcome:
             Section(title="Tiers", table=_tier_table(described, high_D)),
             Section(title="Why documents were dropped", table=count_rows(reasons, "reason", "documents")),
             *_alarm_sections(evidence),
-            *_paragraph_sections(done.cut or []),
+            *(_paragraph_sections(cut) if cut else []),
             Section(title="Removed and kept, examples", table=_examples(done.dropped, done.everything)),
         ],
     )
@@ -101,17 +106,14 @@ def _alarm_sections(evidence: DedupResult) -> list[Section]:
     ]
 
 
-def _paragraph_sections(cut: list[Row]) -> list[Section]:
-    if not cut:
-        return []
-    counts = Counter(row["opening"] for row in cut)
-    characters = sum(row["characters"] for row in cut)
+def _paragraph_sections(cut: pa.Table) -> list[Section]:
+    counts, characters = count_values(cut["opening"]), int(pc.sum(cut["characters"]).as_py())
     return [
         Section(
             title="Repeated paragraphs",
             text=f"{len(cut):,} paragraphs with {characters:,} characters were cut, each from a document that is not "
             "the best one to hold it; paragraphs.parquet names the keeper of each. The most frequent:",
-            table=[{"opening": opening, "cut": count} for opening, count in counts.most_common(10)],
+            table=[{"opening": opening, "cut": count} for opening, count in Counter(counts).most_common(10)],
         )
     ]
 
@@ -136,22 +138,23 @@ def _tier_table(described: Described, high_D: NDArray[np.bool_]) -> list[Row]:
     return rows
 
 
-def _examples(dropped: list[Dropped], everything: Pool) -> list[Row]:
-    chosen: list[Dropped] = []
-    for _, group in itertools.groupby(
-        sorted(dropped, key=lambda item: (item.reason, item.id)), lambda item: item.reason
-    ):
-        chosen += list(itertools.islice(group, 3))
-    shown = {name for item in chosen for name in (item.id, item.kept_id)}
+def _examples(dropped: pa.Table, everything: Pool) -> list[Row]:
+    by_reason = dropped.take(pc.sort_indices(dropped, sort_keys=[("reason", "ascending"), ("id", "ascending")]))
+    chosen: list[Row] = []
+    first = 0
+    for count in count_values(by_reason["reason"]).values():
+        chosen += by_reason.slice(first, min(count, EXAMPLES)).to_pylist()
+        first += count
+    shown = {name for item in chosen for name in (item["id"], item["kept_id"])}
     wanted = pa.array(sorted(shown), pa.string())
     tables = (table.filter(pc.is_in(table["id"], wanted)) for table in everything.tables(("id", "text")))
     texts = {row["id"]: row["text"] for table in tables for row in table.to_pylist()}
     return [
         {
-            "reason": item.reason,
-            "removed": texts[item.id][:120],
-            "kept": texts.get(item.kept_id, item.kept_id)[:120],
-            "score": round(item.score, 3),
+            "reason": item["reason"],
+            "removed": texts[item["id"]][:120],
+            "kept": texts.get(item["kept_id"], item["kept_id"])[:120],
+            "score": round(item["score"], 3),
         }
         for item in chosen
     ]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nanbeige_core.data.hashing import hash_units, join_points, shingle_hashes, unit_hashes
 from nanbeige_core.data.language import SPELLED_RATIO, spelled_ratio
+from nanbeige_core.data.terms import batches_of
 
 SHORTEST_TARGET = 8
 """Units; a shorter item would match by chance and is protected by the split of the generators instead."""
@@ -63,6 +64,9 @@ class TargetIndex:
 
         Most of the work is done without the lock, so threads may share an index.
         """
+        return [hit for batch in batches_of(texts) for hit in self._find_batch(batch)]
+
+    def _find_batch(self, texts: Sequence[str]) -> list[Contamination | None]:
         found: list[Contamination | None] = [None] * len(texts)
         points, offsets = join_points(texts)
         hits = _find_runs(points, offsets, self._lengths, self._known, self._starts, self._marks)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nanbeige_core.cores import usable_cores
+from nanbeige_core.data.allocation import return_arrow_memory
 
 Result = dict[str, Any]
 
@@ -214,6 +215,7 @@ def run_task(function: Callable[[Any], Result], task: Any, result: Path) -> None
     if result.exists():
         return
     _commit(result, function(task))
+    return_arrow_memory()
 
 
 def _commit(path: Path, value: Result) -> None:

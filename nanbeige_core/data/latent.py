@@ -1,5 +1,6 @@
 """Latent semantic vectors of a pool: TF-IDF over character trigrams, then a truncated singular value decomposition."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from nanbeige_core.data.allocation import return_free_memory
 from nanbeige_core.data.cores import map_in_order
 from nanbeige_core.data.pool import Part
-from nanbeige_core.data.terms import PREFIX_CHARACTERS, count_terms, inverse_frequency, shape_of
+from nanbeige_core.data.terms import (
+    DENSE_BUCKETS,
+    PREFIX_CHARACTERS,
+    batches_of,
+    count_terms,
+    inverse_frequency,
+    shape_of,
+    stack_rows,
+)
 
 # Shapes: D documents, F features, V vector size.
 
 LATENT_DOCUMENTS = 20_000
 """The latent space of a larger pool is fitted on so many of its documents."""
 
-WEIGHED_ROWS = 2000
+WEIGHED_ROWS = 500
 """Rows whose weights are computed at a time; bounds the copies."""
 
 FindVectors = Callable[[NDArray[np.int64], Sequence[str]], NDArray[np.float32]]
@@ -25,10 +35,10 @@ FindVectors = Callable[[NDArray[np.int64], Sequence[str]], NDArray[np.float32]]
 
 
 def dense_vectors(counts: sparse.csr_matrix, size: int, seed: int) -> NDArray[np.float32]:
-    """Return unit vectors [D, V]: TF-IDF, then a truncated singular value decomposition."""
+    """Return unit vectors [D, V]: TF-IDF, then a truncated singular value decomposition; `counts` become weights."""
     from sklearn.utils.extmath import randomized_svd
 
-    weights = weigh(counts, inverse_frequency(counts))
+    weights = weigh_in_place(counts, inverse_frequency(counts))
     size = _rank(size, weights)
     left, values, _ = randomized_svd(weights, size, n_iter=2, random_state=seed)  # pyright: ignore[reportArgumentType]
     return _unit((left * values).astype(np.float32))
@@ -43,8 +53,12 @@ class LatentEmbedding:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the unit vectors [D, V] of any texts."""
-        terms_DF = weigh(count_terms(texts, dense=True), self.weights_F)
-        return _unit(np.asarray(terms_DF @ self.right_VF.T, dtype=np.float32))
+        right_FV = np.ascontiguousarray(self.right_VF.T)
+        vectors = [np.empty((0, right_FV.shape[1]), np.float32)]
+        for batch in batches_of(texts):
+            terms_DF = weigh_in_place(count_terms(batch, dense=True), self.weights_F)
+            vectors.append(_unit(np.asarray(terms_DF @ right_FV, dtype=np.float32)))
+        return np.concatenate(vectors)
 
     def save(self, path: Path) -> None:
         """Write the space as one file."""
@@ -74,13 +88,15 @@ def find_latent_vectors(parts: Sequence[Part], size: int, seed: int, workers: in
 
 def fit_latent_space(parts: Sequence[Part], size: int, seed: int, workers: int = 1) -> LatentEmbedding:
     """Return the latent space of a pool, fitted on a sample of its documents if it is large."""
-    return _fit(count_parts(sample_parts(parts, LATENT_DOCUMENTS), workers), size, seed)
+    counts = count_parts(sample_parts(parts, LATENT_DOCUMENTS), workers)
+    return_free_memory()
+    return _fit(counts, size, seed)
 
 
 def count_parts(parts: Sequence[Part], workers: int, characters: int = PREFIX_CHARACTERS) -> sparse.csr_matrix:
     """Return the trigram counts [D, F] of a pool."""
     counts = map_in_order(lambda part: count_terms(part.read(), dense=True, characters=characters), parts, workers)
-    return sparse.csr_matrix(sparse.vstack(list(counts)))
+    return stack_rows(counts, DENSE_BUCKETS)
 
 
 def sample_parts(parts: Sequence[Part], count: int) -> list[Part]:
@@ -91,7 +107,7 @@ def sample_parts(parts: Sequence[Part], count: int) -> list[Part]:
     sampled: list[Part] = []
     for part, first, after in zip(parts, firsts, firsts[1:], strict=False):
         mine = (chosen[(chosen >= first) & (chosen < after)] - first).tolist()
-        sampled.append(Part(len(mine), lambda part=part, mine=mine: _pick(part.read(), mine)))
+        sampled.append(Part(len(mine), functools.partial(part.pick, mine)))
     return sampled
 
 
@@ -100,17 +116,20 @@ def spread(documents: int, count: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, documents - 1, min(count, documents)).astype(np.int64))
 
 
-def weigh(counts: sparse.csr_matrix, weights_F: NDArray[np.float32]) -> sparse.csr_matrix:
-    """Return unit rows of log counts times term weights."""
-    rows = [_weigh_rows(counts[n : n + WEIGHED_ROWS], weights_F) for n in range(0, shape_of(counts)[0], WEIGHED_ROWS)]
-    return sparse.csr_matrix(sparse.vstack(rows))
+def weigh_in_place(counts: sparse.csr_matrix, weights_F: NDArray[np.float32]) -> sparse.csr_matrix:
+    """Return unit rows of log counts times term weights; they take the memory of the counts, which are lost."""
+    for first in range(0, shape_of(counts)[0], WEIGHED_ROWS):
+        start, end = counts.indptr[first], counts.indptr[first : first + WEIGHED_ROWS + 1][-1]
+        rows = _weigh_rows(counts[first : first + WEIGHED_ROWS], weights_F)
+        counts.data[start:end], counts.indices[start:end] = rows.data, rows.indices
+    return sparse.csr_matrix((counts.data, counts.indices, counts.indptr), shape=shape_of(counts))
 
 
 def _fit(counts: sparse.csr_matrix, size: int, seed: int) -> LatentEmbedding:
     from sklearn.utils.extmath import randomized_svd
 
     weights_F = inverse_frequency(counts)
-    pool = weigh(counts, weights_F)
+    pool = weigh_in_place(counts, weights_F)
     size = _rank(size, pool)
     _, _, right_VF = randomized_svd(pool, size, n_iter=2, random_state=seed)  # pyright: ignore[reportArgumentType]
     return LatentEmbedding(weights_F, right_VF)
@@ -130,7 +149,3 @@ def _weigh_rows(counts: sparse.csr_matrix, weights_F: NDArray[np.float32]) -> sp
 
 def _unit(vectors_DV: NDArray[np.float32]) -> NDArray[np.float32]:
     return vectors_DV / np.maximum(np.linalg.norm(vectors_DV, axis=1, keepdims=True), 1e-9)
-
-
-def _pick(texts: list[str], places: list[int]) -> list[str]:
-    return [texts[place] for place in places]

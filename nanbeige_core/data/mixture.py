@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 from nanbeige_core.contract import Job, Outcome, Plot, Section
 from nanbeige_core.cores import usable_cores
+from nanbeige_core.data.allocation import return_free_memory, return_large_blocks
 from nanbeige_core.data.dedup.shards import number_column
 from nanbeige_core.data.encoding.chunks import EncodedChunks, encode_chunks, read_chunk, report_engines
 from nanbeige_core.data.indexed_dataset import IndexedDatasetWriter
@@ -62,6 +63,7 @@ class Documents:
 
 def run(job: Job) -> Outcome:
     """Write one indexed dataset per tier and category, the held-out one, the sidecar and `mixture.json`."""
+    return_large_blocks()
     config: MixtureConfig = job.config
     documents = assign_held_out(order_documents(job, config), config)
     chunks = reorder(
@@ -71,6 +73,7 @@ def run(job: Job) -> Outcome:
         job.scratch / "ordered",
         rows_per_file=DOCUMENTS_PER_CHUNK,
     )
+    return_free_memory()
     tokenizer_path = job.inputs["tokenizer"].path
     tokenizer = Tokenizer.from_file(str(tokenizer_path / "tokenizer.json"))
 

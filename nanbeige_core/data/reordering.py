@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nanbeige_core.data.dedup.shards import number_column
 
-BUFFER_BYTES = 48 << 20
+BUFFER_BYTES = 24 << 20
 """Rows held while they are put in order."""
 
 
@@ -50,10 +50,11 @@ def reorder(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         limits = np.arange(0, max(1, len(ranks)) + rows_per_file, rows_per_file)
-        runs = [
-            _write_run(temporary / f"run-{number:04d}.arrow", block, places, limits)
-            for number, (block, places) in enumerate(_blocks(batches, ranks, schema))
-        ]
+        runs: list[_Run] = []
+        for block, places in _blocks(batches, ranks, schema):
+            runs.append(_write_run(temporary / f"run-{len(runs):04d}.arrow", block, places, limits))
+            # before the next one is read
+            del block
         for number in range(len(limits) - 1):
             pq.write_table(_merge(runs, number, schema), temporary / f"{number:05d}.parquet")
         for run in runs:
@@ -72,12 +73,19 @@ def _blocks(
         rows += batch.num_rows
         size += batch.nbytes
         if size >= BUFFER_BYTES:
-            yield pa.Table.from_batches(held, schema), ranks[first : first + rows]
-            first, rows, size, held = first + rows, 0, 0, []
+            yield _join(held, schema), ranks[first : first + rows]
+            first, rows, size = first + rows, 0, 0
     if first + rows != len(ranks):
         raise ValueError(f"{first + rows} rows where {len(ranks)} were ranked: the table changed meanwhile. Run again.")
     if held:
-        yield pa.Table.from_batches(held, schema), ranks[first:]
+        yield _join(held, schema), ranks[first:]
+
+
+def _join(held: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    """Return batches as one that lies together, which is what taking rows makes of them each time, and forget them."""
+    block = pa.Table.from_batches(held, schema).combine_chunks()
+    held.clear()
+    return block
 
 
 def _write_run(path: Path, block: pa.Table, places: NDArray[np.int64], limits: NDArray[np.int64]) -> _Run:
@@ -85,7 +93,7 @@ def _write_run(path: Path, block: pa.Table, places: NDArray[np.int64], limits: N
     run = _Run(path, places[order], np.searchsorted(places[order], limits))
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, block.schema) as writer:
         for low, high in zip(run.bounds[:-1], run.bounds[1:], strict=True):
-            pieces = block.take(number_column(order[low:high])).combine_chunks().to_batches()
+            pieces = block.take(number_column(order[low:high])).to_batches()
             writer.write_batch(pieces[0] if pieces else pa.RecordBatch.from_pylist([], schema=block.schema))
     return run
 

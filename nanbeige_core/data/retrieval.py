@@ -19,6 +19,7 @@ from nanbeige_core.data.pool import Part
 from nanbeige_core.data.terms import (
     LEXICAL_BUCKETS,
     TermStatistics,
+    batches_of,
     bm25_weights,
     choose_terms,
     count_terms,
@@ -27,6 +28,10 @@ from nanbeige_core.data.terms import (
 )
 
 # Shapes: Q queries, D documents, F features, V vector size.
+
+
+SCORED_DOCUMENTS = 1000
+"""Documents whose terms are weighed at a time, of a part that each thread holds."""
 
 
 class Ranking(NamedTuple):
@@ -102,8 +107,11 @@ def retrieve_from_seeds(
 
     def score(span: tuple[NDArray[np.int64], Part]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         numbers, texts = span[0], span[1].read()
-        lexical_QD = score_terms(terms, bm25_weights(count_terms(texts, dense=False), pool))
-        return lexical_QD, asked_QV @ vectors(numbers, texts).T
+        lexical = [
+            score_terms(terms, bm25_weights(count_terms(batch, dense=False), pool))
+            for batch in batches_of(texts, SCORED_DOCUMENTS)
+        ]
+        return np.concatenate(lexical, axis=1), asked_QV @ vectors(numbers, texts).T
 
     rankings = [Ranking.empty(len(queries), depth) for _ in range(2)]
     for (numbers, _), scores in zip(spans, map_in_order(score, spans, workers), strict=True):

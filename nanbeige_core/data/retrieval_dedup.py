@@ -6,7 +6,6 @@ again, file by file on all cores, and memory holds a few dozen bytes of each doc
 """
 
 import importlib
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from nanbeige_core.contract import Job, Outcome
 from nanbeige_core.cores import usable_cores
+from nanbeige_core.data.allocation import return_free_memory, return_large_blocks
 from nanbeige_core.data.cores import map_in_order
 from nanbeige_core.data.curation_report import Curation, TwinShare, report
 from nanbeige_core.data.decontamination import TargetIndex
@@ -33,11 +33,19 @@ from nanbeige_core.data.duplicates import (
 from nanbeige_core.data.embedding import TextEmbedding
 from nanbeige_core.data.evaluation_items import read_targets
 from nanbeige_core.data.latent import count_parts, dense_vectors
-from nanbeige_core.data.pool import ROWS_PER_FILE, Part, Pool, Row
+from nanbeige_core.data.pool import ROWS_PER_FILE, Part, Pool
 from nanbeige_core.data.reordering import ranks_of, reorder
 from nanbeige_core.data.screening import screen
 from nanbeige_core.data.seed_scores import Described, Scored, choose_high_tier, score_documents
-from nanbeige_core.data.tables import read_batches, read_table, write_rows, write_table_shards
+from nanbeige_core.data.tables import (
+    count_values,
+    read_batches,
+    read_rows,
+    read_table,
+    write_rows,
+    write_table,
+    write_table_shards,
+)
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
 
 pc: Any = importlib.import_module("pyarrow.compute")  # its functions are made at import: no types
@@ -74,6 +82,7 @@ class EmptyPoolError(ValueError):
 
 def run(job: Job) -> Outcome:
     """Write the curated documents in two tiers and every drop with its reason."""
+    return_large_blocks()
     # sums of a linear algebra library depend on its threads, and an artifact must not
     with threadpool_limits(1, "blas"):
         return curate(job, usable_cores())
@@ -88,39 +97,50 @@ def curate(job: Job, workers: int) -> Outcome:
         read_targets(job.inputs["problems"].path, config.evaluation_tables), config.contamination_ngram
     )
     everything = order_by_id(job.inputs["tagged"].path / "documents", job.scratch / "ordered")
-    job.progress(0.1, "decontaminating")
-    clean, dropped = screen(everything, targets, job.scratch / "clean", workers=workers)
-    job.progress(0.3, "removing duplicates")
+    _begin(job, 0.1, "decontaminating")
+    clean, gone = screen(everything, targets, job.scratch / "clean", workers=workers)
+    _begin(job, 0.3, "removing duplicates")
     kept, duplicates, evidence = drop_duplicates(clean, config, job.scratch / "dedup", workers)
-    dropped += duplicates
+    dropped = pa.concat_tables([gone, duplicates])
     if config.semantic_cosine:
-        kept, duplicates = drop_same_meaning(kept, embed_whole(kept.parts(workers), config, embedding, workers), config)
-        dropped += duplicates
-    cut: list[Row] | None = None
+        vectors_DV = embed_whole(kept.parts(workers), config, embedding, workers)
+        kept, duplicates = drop_same_meaning(kept, vectors_DV, config, workers)
+        dropped = pa.concat_tables([dropped, duplicates])
+        del vectors_DV
+    cut: Path | None = None
     if config.paragraph_characters:
-        named = {item.kept_id for item in dropped}
+        named = pc.unique(dropped["kept_id"])
+        named = named.take(pc.sort_indices(named))
         kept, duplicates, cut = cut_repeated_paragraphs(kept, TAGGED_SCHEMA, named, config, job.scratch / "paragraphs")
-        dropped += duplicates
-        write_rows(job.work / "paragraphs.parquet", PARAGRAPH_SCHEMA, cut)
-    job.progress(0.6, "retrieving from seeds")
+        dropped = pa.concat_tables([dropped, duplicates])
+        write_rows(job.work / "paragraphs.parquet", PARAGRAPH_SCHEMA, read_rows(cut))
+    _begin(job, 0.6, "retrieving from seeds")
     described, parts = Described.of(kept, workers), kept.parts(workers)
     if not len(described):
         raise EmptyPoolError(
-            f"none of {len(dropped)} documents is left ({dict(Counter(item.reason for item in dropped))}). Lower the "
+            f"none of {len(dropped)} documents is left ({count_values(dropped['reason'])}). Lower the "
             "gates of quality tagging, or ingest other documents."
         )
     scored = score_documents(parts, described, config, embedding, workers=workers)
     high_D = choose_high_tier(scored.final_D, described.tokens_D, config.hq_token_share)
+    return_free_memory()
     curated = _curated_tables(kept.tables(_COPIED, workers), described, scored, high_D)
     write_table_shards(job.work / "documents", CURATED_SCHEMA, curated, rows_per_file=ROWS_PER_FILE)
-    drops = (vars(item) for item in sorted(dropped, key=lambda item: item.id))
-    write_rows(job.work / "dropped.parquet", DROPPED_SCHEMA, drops)
-    job.progress(0.9, "looking for twins that are left")
+    by_id = dropped.take(pc.sort_indices(dropped["id"]))
+    write_table(job.work / "dropped.parquet", by_id.cast(DROPPED_SCHEMA).combine_chunks())
+    _begin(job, 0.9, "looking for twins that are left")
     settings = dedup_settings(config)
     before, _ = measure_twin_share(clean.parts(workers), settings, workers)
+    return_free_memory()
     after, audited = measure_twin_share(parts, settings, workers)
     done = Curation(everything, described, high_D, dropped, evidence, cut, targets.items, len(scored.seeds))
     return report(done, TwinShare(before, after, audited), config.jaccard)
+
+
+def _begin(job: Job, done: float, step: str) -> None:
+    """Begin a step of the stage without what the one before kept of the memory that it freed."""
+    return_free_memory()
+    job.progress(done, step)
 
 
 def order_by_id(documents: Path, folder: Path) -> Pool:

@@ -1,5 +1,6 @@
 """Streaming Parquet tables: write rows in bounded memory, read them with a schema check and clear errors."""
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+pc: Any = importlib.import_module("pyarrow.compute")  # its functions are made at import: no types
 
 ROWS_PER_GROUP = 2048
 """Rows buffered before they are written; bounds memory."""
@@ -139,6 +142,11 @@ def count_table_rows(file: Path) -> int:
     """Return how many rows a Parquet file has, by its footer; raises TableError naming a file that is not readable."""
     with _open(file) as parquet:
         return parquet.metadata.num_rows
+
+
+def count_values(column: pa.ChunkedArray) -> dict[str, int]:
+    """Return how often each value of a column occurs, in the order in which they first do."""
+    return {found["values"]: found["counts"] for found in pc.value_counts(column).to_pylist()}
 
 
 def table_files(path: Path) -> list[Path]:

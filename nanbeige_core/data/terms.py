@@ -1,7 +1,7 @@
 """Hashed terms of texts and what BM25 makes of them; the counts are those of a batch kernel that releases the lock."""
 
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple, cast
@@ -36,6 +36,10 @@ BATCH_DOCUMENTS = 256
 """Documents that the kernel is given at a time; bounds what it holds before equal terms are added up."""
 
 
+COUNTED_TERMS = 1 << 20
+"""Terms whose documents are counted at a time."""
+
+
 class TermStatistics(NamedTuple):
     """What BM25 needs to know of a whole pool: the rarity of each term [F], and the mean length of a document."""
 
@@ -62,7 +66,16 @@ def count_words(texts: Iterable[str], buckets: int, characters: int) -> sparse.c
 def inverse_frequency(counts: sparse.csr_matrix) -> NDArray[np.float32]:
     """Return the BM25 inverse document frequency of each feature."""
     pool, features = shape_of(counts)
-    return rarity(np.bincount(counts.indices, minlength=features), pool)
+    return rarity(count_documents(counts.indices, features), pool)
+
+
+def count_documents(indices: NDArray[Any], features: int) -> NDArray[np.int64]:
+    """Return how many documents have each feature, from the distinct features of all of them end to end."""
+    frequencies_F = np.zeros(features, np.int64)
+    # a block at a time: counting widens what it is given
+    for start in range(0, len(indices), COUNTED_TERMS):
+        frequencies_F += np.bincount(indices[start : start + COUNTED_TERMS], minlength=features)
+    return frequencies_F
 
 
 def rarity(frequencies_F: NDArray[np.int64], documents: int) -> NDArray[np.float32]:
@@ -133,24 +146,36 @@ def _spellings() -> NDArray[np.uint8]:
     return np.stack([*places, np.full(len(buckets), ord(" "), np.uint8)], axis=1)
 
 
-def _count(texts: Iterable[str], buckets: int, characters: int, kind: int) -> sparse.csr_matrix:
-    indices: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
-    counts: list[NDArray[np.float32]] = [np.empty(0, np.float32)]
+def stack_rows(blocks: Iterable[sparse.csr_matrix], columns: int) -> sparse.csr_matrix:
+    """Return the rows of some matrices as one, taking in each as it comes: blocks and result are not held together."""
+    data, indices = np.empty(0, np.float32), np.empty(0, np.int32)
     sizes: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
-    for batch in _batches(texts):
-        points, offsets = join_points([text[:characters] for text in batch])
-        terms, times, found = count_batch(points, offsets, buckets, kind)
-        indices.append(terms)
-        counts.append(times)
-        sizes.append(found)
-    pointers = np.cumsum(np.concatenate(sizes))
-    matrix = (np.concatenate(counts), np.concatenate(indices), pointers)
-    return sparse.csr_matrix(matrix, shape=(len(pointers) - 1, buckets))
+    for block in blocks:
+        first = len(data)
+        # in place: what is large enough grows without being copied
+        data.resize(first + block.nnz, refcheck=False)
+        indices.resize(first + block.nnz, refcheck=False)
+        data[first:], indices[first:] = block.data, block.indices
+        sizes.append(np.diff(block.indptr))
+    pointers = np.cumsum(np.concatenate(sizes), dtype=np.int64)
+    return sparse.csr_matrix((data, indices, pointers), shape=(len(pointers) - 1, columns))
 
 
-def _batches(texts: Iterable[str]) -> Iterator[Sequence[str]]:
+def _count(texts: Iterable[str], buckets: int, characters: int, kind: int) -> sparse.csr_matrix:
+    return stack_rows((_count_batch(batch, buckets, characters, kind) for batch in batches_of(texts)), buckets)
+
+
+def _count_batch(texts: list[str], buckets: int, characters: int, kind: int) -> sparse.csr_matrix:
+    points, offsets = join_points([text[:characters] for text in texts])
+    terms, times, found = count_batch(points, offsets, buckets, kind)
+    pointers = np.concatenate([[0], np.cumsum(found)])
+    return sparse.csr_matrix((times, terms, pointers), shape=(len(texts), buckets))
+
+
+def batches_of(texts: Iterable[str], documents: int = BATCH_DOCUMENTS) -> Iterator[list[str]]:
+    """Yield texts a few at a time: what a kernel holds of each, code points above all, is several times the text."""
     source = iter(texts)
-    while batch := list(islice(source, BATCH_DOCUMENTS)):
+    while batch := list(islice(source, documents)):
         yield batch
 
 

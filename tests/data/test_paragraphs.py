@@ -3,6 +3,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from nanbeige_core.data.dedup.paragraphs import cut_paragraphs, find_repeated_paragraphs, split_paragraphs
@@ -12,6 +13,7 @@ from nanbeige_core.data.executors import LocalPool
 from nanbeige_core.data.pool import Pool
 from nanbeige_core.data.quality_tagging import TAGGED_SCHEMA
 from nanbeige_core.data.rows import ROWS
+from nanbeige_core.data.tables import read_rows
 from nanbeige_core.recipe.configs.data import RetrievalDedupConfig
 from tests.data.test_dedup import Document, write
 from tests.data.test_retrieval_dedup import document, prose
@@ -76,7 +78,7 @@ def test_ranges_of_digests_join_to_the_same_cuts(tmp_path: Path, monkeypatch: py
 
 def cut(rows: list[dict[str, Any]], named: set[str], folder: Path) -> ParagraphCuts:
     documents = Pool.write(folder / "documents", TAGGED_SCHEMA, rows)
-    return cut_repeated_paragraphs(documents, TAGGED_SCHEMA, named, CONFIG, folder)
+    return cut_repeated_paragraphs(documents, TAGGED_SCHEMA, pa.array(sorted(named), pa.string()), CONFIG, folder)
 
 
 def test_no_long_paragraph_is_lost_and_none_is_left_twice(tmp_path: Path) -> None:
@@ -88,13 +90,14 @@ def test_no_long_paragraph_is_lost_and_none_is_left_twice(tmp_path: Path) -> Non
     before = {" ".join(part.split()) for row in rows for part in split_paragraphs(row["text"])[::2]}
     assert set(counts) == before
     assert set(counts.values()) == {1}
-    assert {row["opening"][:20] for row in result.evidence} >= {SHARED[:20]}
+    assert {row["opening"][:20] for row in read_rows(result.evidence)} >= {SHARED[:20]}
 
 
 def test_a_document_without_a_long_paragraph_of_its_own_goes_unless_evidence_names_it(tmp_path: Path) -> None:
     rows = [document("good", SHARED + "\n\n" + prose(5, 40), 6.0), document("poor", SHARED + "\n\nshort", 2.0)]
     alone = cut(rows, set(), tmp_path / "a")
-    assert [(item.id, item.reason, item.kept_id) for item in alone.dropped] == [("poor", "repeated_paragraphs", "good")]
+    gone = alone.dropped.to_pylist()
+    assert [(row["id"], row["reason"], row["kept_id"]) for row in gone] == [("poor", "repeated_paragraphs", "good")]
     named = cut(rows, {"poor"}, tmp_path / "b")
     assert [row["text"] for row in named.kept.rows()] == [row["text"] for row in rows]
 

@@ -14,8 +14,12 @@ from nanbeige_core.data.dedup.settings import DedupSettings
 from nanbeige_core.data.hashing import hash_units, join_points, shingle_hashes
 from nanbeige_core.data.latent import sample_parts, spread
 from nanbeige_core.data.pool import Part
+from nanbeige_core.data.terms import batches_of
 
 AUDIT_DOCUMENTS = 1500
+
+COMPARED_DOCUMENTS = 1000
+"""Documents that are compared with the sample at a time."""
 
 
 class ShingleSets(NamedTuple):
@@ -27,8 +31,12 @@ class ShingleSets(NamedTuple):
 
 def shingle_sets(texts: Sequence[str], settings: DedupSettings) -> ShingleSets:
     """Return the shingles of each text: word runs, or character runs for a script that does not part words."""
-    points, offsets = join_points(texts)
-    return ShingleSets(*_distinct_shingles(points, offsets, settings.shingle_words, settings.shingle_characters))
+    values, sizes = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    for batch in batches_of(texts):
+        found = _distinct_shingles(*join_points(batch), settings.shingle_words, settings.shingle_characters)
+        values.append(found[0])
+        sizes.append(found[1])
+    return ShingleSets(np.concatenate(values), np.concatenate(sizes))
 
 
 def measure_twin_share(parts: Sequence[Part], settings: DedupSettings, workers: int = 1) -> tuple[float, int]:
@@ -51,11 +59,15 @@ def measure_twin_share(parts: Sequence[Part], settings: DedupSettings, workers: 
 
     def find_twins(place: tuple[Part, int]) -> list[int]:
         part, first = place
-        sets = shingle_sets(part.read(), settings)
-        shared = sparse.coo_matrix(sampled @ _incidence(sets, values).T)
-        sizes, others = flat.sizes[shared.row], sets.sizes[shared.col]
-        near = shared.data >= settings.jaccard * (sizes + others - shared.data)
-        return shared.row[near & (sample[shared.row] != shared.col + first)].tolist()
+        twins: list[int] = []
+        for texts in batches_of(part.read(), COMPARED_DOCUMENTS):
+            sets = shingle_sets(texts, settings)
+            shared = sparse.coo_matrix(sampled @ _incidence(sets, values).T)
+            sizes, others = flat.sizes[shared.row], sets.sizes[shared.col]
+            near = shared.data >= settings.jaccard * (sizes + others - shared.data)
+            twins += shared.row[near & (sample[shared.row] != shared.col + first)].tolist()
+            first += len(texts)
+        return twins
 
     firsts = np.cumsum([0, *(part.documents for part in parts)]).tolist()
     twins: set[int] = set()

@@ -1,6 +1,6 @@
 """Between the passes: documents that share a key become buckets, buckets that share a document become components.
 
-What is held in memory are keys of one partition and the numbers of documents that have a candidate, never text.
+What is held in memory are keys of one partition and a few numbers of each document, never text.
 """
 
 from dataclasses import dataclass
@@ -74,14 +74,16 @@ def link_partition(task: LinkTask) -> Result:
 def split_components(task: ComponentTask) -> Result:
     """Write the candidates with the component and verifier of each; return how many and how large the largest is.
 
-    Raises DuplicateIdError when an id occurs twice anywhere in the corpus.
+    Buckets are read one range of keys at a time. Raises DuplicateIdError when an id occurs twice in the corpus.
     """
-    refuse_duplicate_ids(task)
-    loaded = [load_bucket_file(task.folder, number) for number in range(task.partitions)]
-    members = np.concatenate([documents for _, documents in loaded])
-    lengths = np.concatenate([lengths for lengths, _ in loaded])
-    documents, compact = np.unique(members, return_inverse=True)
-    count, labels = label_components(compact, lengths, len(documents))
+    documents_D = refuse_duplicate_ids(task)
+    parents_D, candidate_D = np.arange(documents_D), np.zeros(documents_D, np.bool_)
+    for number in range(task.partitions):
+        lengths, members = load_bucket_file(task.folder, number)
+        join_components(parents_D, members, lengths)
+        candidate_D[members] = True
+    documents = np.flatnonzero(candidate_D)
+    count, labels = label_components(parents_D, documents)
     sizes = np.bincount(labels, minlength=count)
     part = np.empty(count, np.int32)
     # large components first, one to each verifier in turn
@@ -89,51 +91,59 @@ def split_components(task: ComponentTask) -> Result:
     result = np.empty(len(documents), CANDIDATE)
     result["document"], result["component"], result["part"] = documents, labels, part[labels]
     write_array(task.folder / "candidates.npy", result)
-    _write_buckets(task, members, lengths, result["part"][compact])
+    # from here on the array holds the verifier of each candidate instead
+    parents_D[documents] = result["part"]
+    _write_buckets(task, parents_D)
     return {"candidates": len(documents), "largest_component": int(sizes.max(initial=0))}
 
 
 @njit(cache=True, nogil=True)
-def label_components(
-    members: NDArray[np.int64], lengths: NDArray[np.int64], documents: int
-) -> tuple[int, NDArray[np.int32]]:
-    """Return how many components the buckets (documents end to end) make, and the one of each document."""
-    parent = np.arange(documents)
+def join_components(parents_D: NDArray[np.int64], members: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    """Join the documents of each bucket (documents end to end); a parent has a smaller number than its children."""
     start = 0
     for length in lengths:
         for at in range(start, start + length):
             first, second = members[start], members[at]
-            while parent[first] != first:
-                parent[first] = parent[parent[first]]
-                first = parent[first]
-            while parent[second] != second:
-                parent[second] = parent[parent[second]]
-                second = parent[second]
-            parent[max(first, second)] = min(first, second)
+            while parents_D[first] != first:
+                parents_D[first] = parents_D[parents_D[first]]
+                first = parents_D[first]
+            while parents_D[second] != second:
+                parents_D[second] = parents_D[parents_D[second]]
+                second = parents_D[second]
+            parents_D[max(first, second)] = min(first, second)
         start += length
-    labels = np.empty(documents, np.int32)
+
+
+@njit(cache=True, nogil=True)
+def label_components(parents_D: NDArray[np.int64], documents: NDArray[np.int64]) -> tuple[int, NDArray[np.int32]]:
+    """Return how many components the joined `documents` (ascending) make, and the one of each; ruins the parents."""
+    labels = np.empty(len(documents), np.int32)
     count = 0
-    for document in range(documents):
-        # a parent has a smaller number, so it is labelled already
-        if parent[document] == document:
-            labels[document] = count
+    for place in range(len(documents)):
+        document = documents[place]
+        # a parent has a smaller number, so it is labelled already, and holds its label below zero
+        if parents_D[document] == document:
+            labels[place] = count
             count += 1
         else:
-            labels[document] = labels[parent[document]]
+            labels[place] = -1 - parents_D[parents_D[document]]
+        parents_D[document] = -1 - labels[place]
     return count, labels
 
 
-def refuse_duplicate_ids(task: ComponentTask) -> None:
-    """Raise DuplicateIdError naming the two shards and rows of the first id that occurs twice."""
+def refuse_duplicate_ids(task: ComponentTask) -> int:
+    """Return the number of documents; raise DuplicateIdError naming the shards and rows of an id that occurs twice."""
     hashes = np.concatenate([np.load(folder / "ids.npy") for folder in task.signatures])
     order = np.argsort(hashes, kind="stable")
-    twice = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+    ordered = hashes[order]
+    twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(twice):
         first, second = (_locate(int(number), task) for number in order[twice[0] : twice[0] + 2])
         raise DuplicateIdError(
             f"{first} and {second} have the same id ({len(twice)} ids occur twice). A removal names an id, so it would "
             "remove both. Give every document its own id: ingest does."
         )
+    return len(hashes)
 
 
 def load_bucket_file(folder: Path, partition: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -148,21 +158,30 @@ def shard_candidates(folder: Path, first: int, documents: int) -> NDArray[Any]:
     return np.array(candidates[start:end])
 
 
-def _write_buckets(
-    task: ComponentTask, members: NDArray[np.int64], lengths: NDArray[np.int64], parts: NDArray[np.int32]
-) -> None:
-    """Write the buckets of each verifier apart, so that none reads those of the others."""
-    starts = np.cumsum(lengths) - lengths
-    # all documents of a bucket are of one component, and so of one verifier
-    owners = parts[starts] if len(starts) else np.empty(0, np.int32)
-    for part in range(task.parts):
-        write_array(task.folder / f"part-lengths-{part:04d}.npy", lengths[owners == part])
-        write_array(task.folder / f"part-documents-{part:04d}.npy", members[parts == part])
+def _write_buckets(task: ComponentTask, verifier_D: NDArray[np.int64]) -> None:
+    """Write the buckets of each verifier apart, so that none reads those of the others; range after range of keys."""
+    for path in task.folder.glob("part-*.bin"):
+        path.unlink()
+    for number in range(task.partitions):
+        lengths, members = load_bucket_file(task.folder, number)
+        # all documents of a bucket are of one component, and so of one verifier
+        owners_M = verifier_D[members]
+        owners = owners_M[np.cumsum(lengths) - lengths]
+        for part in np.unique(owners).tolist():
+            for name, values in (("lengths", lengths[owners == part]), ("documents", members[owners_M == part])):
+                with _part_file(task.folder, name, part).open("ab") as stream:
+                    values.tofile(stream)
 
 
 def load_part_buckets(folder: Path, part: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the bucket sizes of one verifier and their documents, end to end."""
-    return np.load(folder / f"part-lengths-{part:04d}.npy"), np.load(folder / f"part-documents-{part:04d}.npy")
+    paths = [_part_file(folder, name, part) for name in ("lengths", "documents")]
+    lengths, documents = (np.fromfile(path, np.int64) if path.exists() else np.empty(0, np.int64) for path in paths)
+    return lengths, documents
+
+
+def _part_file(folder: Path, name: str, part: int) -> Path:
+    return folder / f"part-{name}-{part:04d}.bin"
 
 
 def _locate(document: int, task: ComponentTask) -> str:

@@ -35,20 +35,20 @@ from nanbeige_core.data.dedup.signatures import (
 )
 from nanbeige_core.data.dedup.verification import CollectTask, VerifyTask, collect_shard, verify_part
 from nanbeige_core.data.executors import Executor, LocalPool, Result, run_phase
-from nanbeige_core.data.tables import read_table
+from nanbeige_core.data.tables import count_values, read_table
 
 pc: Any = importlib.import_module("pyarrow.compute")  # its functions are made at import: no types
 
-DOCUMENTS_PER_PARTITION = 1_000_000
-"""Keys of so many documents are sorted at a time."""
+DOCUMENTS_PER_PARTITION = 20_000
+"""Keys of so many documents are sorted at a time, by each worker: 15 MB."""
 
-DOCUMENTS_PER_VERIFIER = 20_000
+DOCUMENTS_PER_VERIFIER = 8_000
 """Verifiers are at most one for so many documents, and at most one for each shard."""
 
 BYTES_PER_SHINGLE, COMPRESSION = 6, 4
 """Of text, and of the files it is read from, roughly: they size the shingle counts, which are right at any size."""
 
-LAYOUT = 3
+LAYOUT = 4
 """Raised when the files between the phases change: a run that an older version began is not gone on with."""
 
 ALARM_SHARE = 0.5
@@ -131,8 +131,8 @@ def deduplicate(
     return DedupResult(
         evidence=work / "evidence.parquet",
         documents=sum(item["documents"] for item in signed),
-        removed=dict(Counter(evidence["reason"].to_pylist())),
-        by_source=dict(Counter(evidence["source"].to_pylist())),
+        removed=count_values(evidence["reason"]),
+        by_source=count_values(evidence["source"]),
         verified_pairs=sum(item["verified"] for item in counts),
         skipped_pairs=sum(item["skipped"] for item in counts),
         candidates=linked["candidates"],
@@ -150,13 +150,14 @@ def apply_source_cap(
     Keeping more documents cannot take the kept twin away from a removal, so the rest stays valid. A source that lost
     more than half raises an alarm whatever the cap.
     """
-    near = np.array(evidence["reason"].to_pylist()) == "near_duplicate"
-    sources = np.array(evidence["source"].to_pylist())
+    near = np.array(pc.equal(evidence["reason"], "near_duplicate").to_pylist(), bool)
+    encoded = evidence["source"].combine_chunks().dictionary_encode()
+    sources, places = numbers(encoded.indices), {name: at for at, name in enumerate(encoded.dictionary.to_pylist())}
     scores = numbers(evidence["score"])
     keep = np.ones(len(evidence), bool)
     alarms: list[SourceAlarm] = []
     for source, total in sorted(totals.items()):
-        mine = np.flatnonzero(near & (sources == source)) if len(evidence) else np.empty(0, np.int64)
+        mine = np.flatnonzero(near & (sources == places.get(source, -1)))
         excess = max(0, len(mine) - int(cap * total))
         # the table is sorted by id, so equal scores fall by id
         keep[mine[np.argsort(scores[mine], kind="stable")[:excess]]] = False
