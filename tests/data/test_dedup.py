@@ -271,6 +271,16 @@ def test_texts_share_a_fold_only_when_their_units_are_the_same_in_order(units: l
     assert one[0] != one[1]
 
 
+def test_no_step_imports_pandas_which_takes_longer_than_a_small_corpus(tmp_path: Path) -> None:
+    (shard,) = write(tmp_path / "in", corpus())
+    code = (
+        "import sys; from pathlib import Path; from nanbeige_core.data.dedup.run import deduplicate;"
+        "from nanbeige_core.data.dedup.settings import DedupSettings;"
+        "deduplicate([Path(sys.argv[1])], Path(sys.argv[2]), DedupSettings()); sys.exit('pandas' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(shard), str(tmp_path / "work")], check=True)
+
+
 def test_a_work_directory_of_another_run_is_refused(tmp_path: Path) -> None:
     shards = write(tmp_path / "in", corpus()[:5])
     deduplicate(shards, tmp_path / "work", DedupSettings(), columns=COLUMNS)

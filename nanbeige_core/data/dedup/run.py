@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from nanbeige_core.data.dedup.candidates import ComponentTask, LinkTask, link_partition, split_components
 from nanbeige_core.data.dedup.settings import DedupSettings
@@ -150,14 +151,14 @@ def apply_source_cap(
     Keeping more documents cannot take the kept twin away from a removal, so the rest stays valid. A source that lost
     more than half raises an alarm whatever the cap.
     """
-    near = np.array(pc.equal(evidence["reason"], "near_duplicate").to_pylist(), bool)
-    encoded = evidence["source"].combine_chunks().dictionary_encode()
-    sources, places = numbers(encoded.indices), {name: at for at, name in enumerate(encoded.dictionary.to_pylist())}
+    reasons, reason_codes = _encoded(evidence["reason"])
+    sources, source_codes = _encoded(evidence["source"])
+    near = reasons == reason_codes.get("near_duplicate", -1)
     scores = numbers(evidence["score"])
     keep = np.ones(len(evidence), bool)
     alarms: list[SourceAlarm] = []
     for source, total in sorted(totals.items()):
-        mine = np.flatnonzero(near & (sources == places.get(source, -1)))
+        mine = np.flatnonzero(near & (sources == source_codes.get(source, -1)))
         excess = max(0, len(mine) - int(cap * total))
         # the table is sorted by id, so equal scores fall by id
         keep[mine[np.argsort(scores[mine], kind="stable")[:excess]]] = False
@@ -238,6 +239,12 @@ def _verify(corpus: _Corpus, work: Path, settings: DedupSettings, executor: Exec
 
 def _collected(work: Path, number: int) -> Path:
     return work / "collected" / f"{number:05d}"
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], dict[str, int]]:
+    """Return a code for each value of a column, and the code of each distinct one; a comparison would import pandas."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return numbers(encoded.indices), {name: code for code, name in enumerate(encoded.dictionary.to_pylist())}
 
 
 def _read_evidence(work: Path, parts: int) -> pa.Table:
