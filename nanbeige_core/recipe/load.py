@@ -66,6 +66,8 @@ class Recipe:
     profile: str
     overrides: tuple[str, ...]
     stages: dict[str, Stage]
+    left_out: dict[str, Stage] = field(default_factory=dict[str, Stage])
+    """Stages marked `when_read` that nothing reads."""
 
     @property
     def cores(self) -> int:
@@ -102,10 +104,22 @@ class Recipe:
         return last | self.ancestors_of(last)
 
     def stage(self, name: str) -> Stage:
-        """Return a stage by name; raise RecipeError with the nearest known name otherwise."""
+        """Return a stage by name; raise RecipeError with the nearest known name, or with what would read the stage."""
+        if name in self.left_out:
+            raise RecipeError(f"stage {name} is left out, because nothing reads it. {self._how_to_read(name)}")
         if name not in self.stages:
             raise RecipeError(f"the recipe has no stage {name!r}; {nearest(name, self.stages)}")
         return self.stages[name]
+
+    def _how_to_read(self, name: str) -> str:
+        made = self.left_out[name].spec.produces
+        ways = [
+            f"--set {reader.name}.in.{place}={name}"
+            for reader in self.stages.values()
+            for place, kind in reader.spec.consumes.items()
+            if kind is made and place in reader.spec.optional and place not in reader.inputs
+        ]
+        return f"Let a stage read it: {' or '.join(ways)}." if ways else f"Let a stage read its {made}."
 
 
 def load_recipe(path: Path, *, profile: str, overrides: list[str] | None = None) -> Recipe:
@@ -313,7 +327,8 @@ def _without_unread(recipe: Recipe) -> Recipe:
     """Return the recipe without the `when_read` stages on which no other kind of stage depends."""
     always = {name for name, stage in recipe.stages.items() if not stage.when_read}
     kept = always | recipe.ancestors_of(always)
-    return replace(recipe, stages={name: stage for name, stage in recipe.stages.items() if name in kept})
+    stages = {name: stage for name, stage in recipe.stages.items() if name in kept}
+    return replace(recipe, stages=stages, left_out={name: recipe.stages[name] for name in recipe.stages if name not in kept})
 
 
 def _check_edge(stage: Stage, name: str, upstream: str, stages: dict[str, Stage], path: Path) -> None:

@@ -325,3 +325,18 @@ def test_a_recipe_takes_nothing_from_the_environment(tmp_path: Path, monkeypatch
     path.write_text(path.read_text().replace("seed: 1", "seed: '${oc.env:A_SECRET}'"))
     with pytest.raises(RecipeError, match="environment variable"):
         load_recipe(path, profile="laptop")
+
+
+@pytest.mark.parametrize(
+    ("stage", "reader"),
+    [
+        ("bilingual_embedding", "retrieval_dedup.in.embedding"),
+        ("quality_dimensions", "quality_tagging.in.dimensions"),
+    ],
+)
+def test_a_stage_that_nothing_reads_is_left_out_and_its_error_says_who_would_read_it(stage: str, reader: str) -> None:
+    recipe = load_recipe(RECIPE_FILE, profile="laptop")
+    assert stage not in recipe.stages
+    with pytest.raises(RecipeError, match=f"--set {reader}={stage}"):
+        recipe.stage(stage)
+    assert load_recipe(RECIPE_FILE, profile="laptop", overrides=[f"{reader}={stage}"]).stage(stage).name == stage
