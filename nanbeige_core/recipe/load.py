@@ -327,8 +327,10 @@ def _without_unread(recipe: Recipe) -> Recipe:
     """Return the recipe without the `when_read` stages on which no other kind of stage depends."""
     always = {name for name, stage in recipe.stages.items() if not stage.when_read}
     kept = always | recipe.ancestors_of(always)
-    stages = {name: stage for name, stage in recipe.stages.items() if name in kept}
-    return replace(recipe, stages=stages, left_out={name: recipe.stages[name] for name in recipe.stages if name not in kept})
+    stages, left_out = (
+        {name: stage for name, stage in recipe.stages.items() if (name in kept) == wanted} for wanted in (True, False)
+    )
+    return replace(recipe, stages=stages, left_out=left_out)
 
 
 def _check_edge(stage: Stage, name: str, upstream: str, stages: dict[str, Stage], path: Path) -> None:
