@@ -12,7 +12,6 @@ status 1 when a goal of the project is missed.
 """
 
 import argparse
-import ctypes
 import os
 import shutil
 import statistics
@@ -21,18 +20,16 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pyarrow.parquet as pq
 from dedup_corpus import build, check_pairs, exact_pairs
+from measured import measure_command
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
-PR_SET_CHILD_SUBREAPER = 36
-"""Of <sys/prctl.h>: orphaned descendants become children of this process."""
 SLOW = {"datatrove": 40.0, "text_dedup": 20.0}
 FAST = {"rensa": 4.0, "daft": 3.0, "daft_short": 0.0, "datasketch": 20.0}
 """Peer and how many times its documents per CPU-second are the goal; 0 is none."""
@@ -68,35 +65,17 @@ class Compared:
 def measure(name: str, command: list[str], out: Path, runs: int) -> Run:
     """Run a side several times and return the run of median CPU time."""
     times: list[float] = []
+    largest = 0.0
     for _ in range(runs):
         for leftover in (out, out.with_suffix(".work")):
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         with out.with_suffix(".log").open("w") as log:
-            seconds, kilobytes, status = spend(command, log)
-        if status:
+            taken = measure_command(command, environment=os.environ | {"PYTHONPATH": str(HERE.parent)}, log=log)
+        if taken is None:
             raise SystemExit(f"{name} failed: {out.with_suffix('.log').read_text()[-2000:]}")
-        times.append(seconds)
-    return Run(name, statistics.median(times), kilobytes / 1024, set(out.read_text().split()))
-
-
-def spend(command: list[str], log: IO[str]) -> tuple[float, int, int]:
-    """Run a command and return its CPU seconds, its peak kilobytes, and its exit status.
-
-    Everything it started counts, also what it never waited for (the server that multiprocessing forks workers from):
-    orphans become children of this process, which waits for each.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(HERE.parent)})
-    seconds, kilobytes, result = 0.0, 0, 0
-    while True:
-        try:
-            number, status, usage = os.wait4(-1, 0)
-        except ChildProcessError:
-            return seconds, kilobytes, result
-        seconds += usage.ru_utime + usage.ru_stime
-        kilobytes = max(kilobytes, usage.ru_maxrss)
-        if number == process.pid:
-            process.returncode = result = status
+        times.append(taken.cpu_seconds)
+        largest = max(largest, taken.megabytes)
+    return Run(name, statistics.median(times), largest, set(out.read_text().split()))
 
 
 def prepare(corpus: Path, documents: int, shards: int) -> None:
@@ -250,7 +229,7 @@ def main() -> None:
         prepare(large, options.documents, 8)
         return
     for count in (options.slow_documents, options.documents):
-        # in a process of its own: what Linux reports as a program's peak begins with that of who started it
+        # in a process of its own, so that a corpus is never held beside what is measured
         size = ["--documents", str(count), "--folder", str(options.folder)]
         subprocess.run([sys.executable, str(HERE / "dedup.py"), "--prepare", *size], check=True)
     pythons = find_peers(options.peers)

@@ -2,9 +2,11 @@
 
 What the kernel tells of a process's largest resident size begins with the memory of the process that started it: a
 parent that holds a corpus makes every child look as large as itself. So the command is started by a process that holds
-nothing (this file, run as a program), which prints what the command and its children took.
+nothing (this file, run as a program), which prints what the command took and everything it started, also what it never
+waited for (the server that multiprocessing forks workers from): on Linux orphans become children of this process.
 """
 
+import ctypes
 import json
 import os
 import subprocess
@@ -12,6 +14,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
+
+PR_SET_CHILD_SUBREAPER = 36
+"""Of <sys/prctl.h>: orphaned descendants become children of this process."""
 
 
 class Taken(NamedTuple):
@@ -40,12 +45,20 @@ def main() -> None:
     """Start the command and write what it took to the descriptor that was given."""
     answer, command = int(sys.argv[1]), sys.argv[2:]
     os.set_inheritable(answer, False)
-    _, status, usage = os.wait4(os.posix_spawnp(command[0], command, os.environ), 0)
-    if status:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    number, failed, largest, seconds = os.posix_spawnp(command[0], command, os.environ), False, 0, 0.0
+    while True:
+        try:
+            ended, status, usage = os.wait4(-1, 0)
+        except ChildProcessError:
+            break
+        failed |= ended == number and status != 0
+        largest, seconds = max(largest, usage.ru_maxrss), seconds + usage.ru_utime + usage.ru_stime
+    if failed:
         sys.exit(1)
     scale = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    taken = Taken(usage.ru_maxrss / scale, usage.ru_utime + usage.ru_stime)
-    os.write(answer, json.dumps(taken._asdict()).encode())
+    os.write(answer, json.dumps(Taken(largest / scale, seconds)._asdict()).encode())
 
 
 if __name__ == "__main__":
