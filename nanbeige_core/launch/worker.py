@@ -19,6 +19,7 @@ from nanbeige_core.contract import Job, Outcome
 from nanbeige_core.cores import usable_cores
 from nanbeige_core.errors import StageInterruptedError
 from nanbeige_core.launch.job_file import PREEMPTED, JobFile, write_json
+from nanbeige_core.resident import peak_resident_bytes
 from nanbeige_core.stages import STAGES
 from nanbeige_core.stopping import StopRequest
 
@@ -92,7 +93,7 @@ def used_resources() -> dict[str, float]:
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
-        "peak_rss_bytes": 1024.0 * max(own.ru_maxrss, children.ru_maxrss),
+        "peak_rss_bytes": float(max(peak_resident_bytes(), 1024 * children.ru_maxrss)),
         "cores": float(usable_cores()),
     }
 

@@ -4,8 +4,6 @@ MFU = model FLOPs a second / peak FLOPs a second. Model FLOPs of a token are 6 t
 12 layers width window for attention (PaLM, arXiv 2204.02311, appendix B); recomputation does not count.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from nanbeige_core.launch.ranks import rank, world_size
 from nanbeige_core.megatron import device
 from nanbeige_core.recipe.configs.base import ModelConfig
 from nanbeige_core.report.metric_writers import MetricWriter, open_writers
+from nanbeige_core.resident import peak_resident_bytes
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
 """Dense bf16 FLOPs a second by a part of the device's name (makers' data sheets)."""
@@ -48,7 +47,7 @@ def peak_memory() -> int:
     """Return the most bytes this rank has held: allocated on the GPU, resident on a CPU."""
     if device.on_cuda():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_resident_bytes()
 
 
 class StepMetrics:
