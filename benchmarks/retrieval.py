@@ -14,7 +14,6 @@ import argparse
 import functools
 import json
 import random
-import re
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from nanbeige_core.data.document_table_build import TableSettings, build_table
 from nanbeige_core.data.executors import LocalPool
 from nanbeige_core.data.tables import write_shards
 from nanbeige_core.data.terms import QUERY_TERMS, TermStatistics, bm25_weights, count_terms, inverse_frequency
+from nanbeige_core.resident import peak_resident_bytes
 
 DEPTH, K, COUNT = 100, 60.0, 10
 REQUIRED = 0.99
@@ -46,11 +46,11 @@ SCHEMA = pa.schema(
 def ask_table(folder: Path, vector_size: int, ann: bool) -> dict[str, Any]:
     """Build the table of `folder/documents` and ask it every query (the body of the measured process)."""
     settings = TableSettings(vector_size=vector_size, ann_from=0 if ann else 1 << 60)
-    cost = {"imports_mb": _peak_megabytes()}
+    cost = {"imports_mb": peak_resident_bytes() / 1e6}
     start, wall = time.process_time(), time.perf_counter()
     built = build_table(folder / "documents", folder, embedding=None, executor=LocalPool(), settings=settings)
     cost |= {"build_cpu_s": time.process_time() - start, "build_wall_s": time.perf_counter() - wall}
-    cost["build_peak_mb"] = _peak_megabytes()
+    cost["build_peak_mb"] = peak_resident_bytes() / 1e6
     start, wall = time.process_time(), time.perf_counter()
     table = DocumentTable(built)
     cost |= {"open_cpu_ms": 1e3 * (time.process_time() - start), "open_wall_ms": 1e3 * (time.perf_counter() - wall)}
@@ -72,14 +72,8 @@ def ask_table(folder: Path, vector_size: int, ann: bool) -> dict[str, Any]:
     table.batch_scan(embed(queries), COUNT)
     cost["batch_ms"] = 1e3 * (time.process_time() - start) / len(queries)
     files = [path.stat().st_size for path in built.rglob("*") if path.is_file()]
-    cost["peak_mb"] = _peak_megabytes()
+    cost["peak_mb"] = peak_resident_bytes() / 1e6
     return {"cost": cost | {"disk_mb": sum(files) / 1e6}, "asked": asked}
-
-
-def _peak_megabytes() -> float:
-    # not ru_maxrss: that of a child counts what its parent held
-    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(kilobytes) / 1e3
 
 
 def _measured(way: Callable[[str], list[int]], queries: list[str]) -> dict[str, Any]:
